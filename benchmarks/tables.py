@@ -1,0 +1,104 @@
+"""Write the tables of REPRODUCIBILITY.md from the committed results.
+
+    python benchmarks/tables.py
+
+Replaces what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``. A test checks that the page
+is current.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "REPRODUCIBILITY.md"
+METHODS = ("lda", "sequential", "conpet-dynamic", "joint")
+
+
+def main_job() -> str:
+    """Whole accuracy by stream and method, mean and sample spread over the seeds."""
+    with (RESULTS / "main_job.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lines = ["| stream | " + " | ".join(METHODS) + " | below joint | above lda |"]
+    lines.append("|---" * (len(METHODS) + 3) + "|")
+    for stream in dict.fromkeys(row["stream"] for row in rows):
+        cells = {m: _values(rows, stream, m, "whole_accuracy") for m in METHODS}
+        gaps = [_gap(cells["joint"], cells["conpet-dynamic"])]
+        gaps += [_gap(cells["conpet-dynamic"], cells["lda"])]
+        words = [stream, *(_spread(cells[m]) for m in METHODS), *gaps]
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def main_job_split() -> str:
+    """Where conpet-dynamic's points go, and what a run costs."""
+    with (RESULTS / "main_job.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ("whole_accuracy", "routing", "within_task", "selector_accuracy", "oracle", "steps")
+    lines = ["| stream | right | routing error | within-task error | selector | oracle | steps |"]
+    lines.append("|---" * 7 + "|")
+    measured = [row["stream"] for row in rows if row["method"] == "conpet-dynamic"]
+    for stream in dict.fromkeys(measured):
+        cells = [_values(rows, stream, "conpet-dynamic", name) for name in names]
+        words = [stream, *(f"{mean(c):.1f}" for c in cells[:-1]), f"{mean(cells[-1]):.0f}"]
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def speed() -> str:
+    """The figures of floor.py and growth.py with their goals."""
+    lines = ["| figure | value | goal | reached |", "|---|---|---|---|"]
+    for name in ("floor", "growth"):
+        document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+        for figure in document["figures"]:
+            goal = "–" if figure["goal"] is None else f"≤ {figure['goal']:.2f}"
+            reached = "yes" if figure["ok"] else "no"
+            lines.append(f"| {figure['name']} | {figure['value']:.3f} | {goal} | {reached} |")
+    return "\n".join(lines)
+
+
+def _values(rows: list[dict[str, str]], stream: str, method: str, name: str) -> list[float]:
+    return [
+        float(row[name])
+        for row in rows
+        if (row["stream"], row["method"]) == (stream, method) and row[name]
+    ]
+
+
+def _gap(higher: list[float], lower: list[float]) -> str:
+    return f"{mean(higher) - mean(lower):.1f}" if higher and lower else "–"
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{spread}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "main-job": main_job,
+    "main-job-split": main_job_split,
+    "speed": speed,
+}
+
+
+def render(page: str) -> str:
+    """The page with every table made anew."""
+    for name, table in TABLES.items():
+        before, begin, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not begin or not end:
+            raise SystemExit(f"{PAGE.name} has no place for the table '{name}'; mend its comments")
+        page = f"{before}{begin}{table()}\n{end}{after}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text()))

@@ -1,0 +1,78 @@
+"""The seams of this room: what a backbone must offer, and what one kind of adapter must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+from torch import Generator, Tensor, nn
+
+from conpet.types import Routing
+
+KindName = Literal["lora", "bottleneck", "full"]
+KINDS: tuple[KindName, ...] = ("lora", "bottleneck", "full")
+
+Placement = Literal["houlsby", "pfeiffer"]
+PLACEMENTS: tuple[Placement, ...] = ("houlsby", "pfeiffer")
+
+
+class AdaptableBackbone(Protocol):
+    """The part of a frozen backbone that adapters need."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def linears(self, names: Sequence[str] | None) -> dict[str, nn.Linear]:
+        """Module path in ``model`` -> projection, for the given last names (None: the default)."""
+        ...
+
+    def sublayers(self, placement: Placement) -> dict[str, nn.Linear]:
+        """Module path in ``model`` -> output projection of each sublayer of this placement."""
+        ...
+
+
+class AdapterKind(Protocol):
+    """The weights of all adapters of one kind on one backbone.
+
+    Names are checked by the pool before they come here; heads are the pool's own business.
+    """
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides, beside the tensors, what an adapter computes. JSON values."""
+        ...
+
+    def add(self, name: str, generator: Generator) -> None:
+        """A new live adapter; every random number comes from ``generator`` (on the CPU)."""
+        ...
+
+    def freeze(self, name: str) -> None: ...
+
+    def thaw(self, name: str) -> None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def parameters_of(self, name: str) -> dict[str, nn.Parameter]:
+        """Path -> parameter of a live adapter."""
+        ...
+
+    def storage(self, name: str) -> dict[str, Tensor]:
+        """Path -> the very memory that holds the adapter, live or frozen, without gradient."""
+        ...
+
+    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Path -> shape of the tensors of any adapter of this kind on this backbone."""
+        ...
+
+    def routed(self, routing: Routing) -> AbstractContextManager[None]:
+        """While open, the backbone's forward mixes the adapters as ``routing`` says."""
+        ...

@@ -1,0 +1,208 @@
+"""An adapter as a folder.
+
+    adapter_model.safetensors   the weights (LoRA: peft's names)
+    adapter_config.json         LoRA: peft's own, so that peft and what builds on it can load the
+                                folder; other kinds: conpet's, which peft does not know
+    head.safetensors            weight (C, d) and bias (C,), where the adapter has a head
+    labels.json                 labels, task, role, backbone and fingerprints; absent in a folder
+                                that peft made
+
+A folder is written beside its place, synced to the disk and renamed: it is there whole or not at
+all. No pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conpet.adapters.files import new_folder, read_json, read_tensors, write_json
+from conpet.adapters.peft_format import check_lora_config, from_peft, lora_config, to_peft
+from conpet.adapters.pool import Pool
+from conpet.adapters.weights import check_shapes, fingerprint
+from conpet.errors import CheckpointError, ConfigError
+
+VERSION = 1
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+HEAD, LABELS = "head.safetensors", "labels.json"
+_HEAD_KEYS = ("head.weight", "head.bias")
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What ``labels.json`` says about an adapter.
+
+    Attributes:
+        labels: the classes of the head's rows, in order.
+        task: the adapter's name when it was saved.
+        role: ``task``, ``selector``, ...
+        extra: the saver's own facts, JSON values.
+    """
+
+    labels: tuple[str, ...] = ()
+    task: str = ""
+    role: str = "task"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_adapter(
+    pool: Pool,
+    name: str,
+    folder: Path,
+    labels: Sequence[str] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write adapter ``name`` and its head as ``folder``, in place of what was there.
+
+    Raises CheckpointError where the folder cannot be written; an older one is then still whole.
+    """
+    tensors = {key: tensor.cpu().contiguous() for key, tensor in pool.tensors(name).items()}
+    head = _head_of(tensors)
+    if head and labels and len(labels) != len(head["bias"]):
+        raise ConfigError(
+            f"adapter '{name}' has a head of {len(head['bias'])} classes, but {len(labels)} labels "
+            "were given; give one label per row of the head"
+        )
+    card = {
+        "version": VERSION,
+        "task": name,
+        "role": pool.role(name),
+        "labels": list(labels),
+        "backbone": {"name": pool.backbone.name, "fingerprint": pool.backbone.fingerprint},
+        "fingerprint": pool.fingerprint(name),
+        "extra": dict(extra or {}),
+    }
+    try:
+        with new_folder(Path(folder)) as new:
+            _write_weights(pool, new, {k: t for k, t in tensors.items() if k not in _HEAD_KEYS})
+            if head:
+                save_file(head, new / HEAD)
+            write_json(new / LABELS, card)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"adapter '{name}' cannot be written to {folder}: {error}. Nothing was changed there; "
+            "free space or choose a folder that can be written, then save again"
+        ) from error
+
+
+def load_adapter(pool: Pool, name: str, folder: Path, role: str | None = None) -> AdapterCard:
+    """Add the adapter in ``folder`` to the pool as ``name``, frozen, with its head.
+
+    Folders of ``save_adapter`` and LoRA folders of peft are read. ``role`` overrides the card's.
+    Raises CheckpointError where the folder is damaged, half-written or does not fit the pool and
+    its backbone, ConfigError where the name is taken; the pool is then as it was.
+    """
+    folder = Path(folder)
+    tensors = _read_weights(pool, folder)
+    card = read_json(folder / LABELS) if (folder / LABELS).exists() else None
+    if (folder / HEAD).exists():
+        tensors |= {f"head.{key}": t for key, t in read_tensors(folder / HEAD).items()}
+    _check_fit(pool, tensors, folder)
+    if card is not None:
+        _check_card(pool, card, tensors, folder)
+    elif _head_of(tensors):
+        raise CheckpointError(
+            f"{folder} has a head but no {LABELS}: the folder is half-written; restore it or learn "
+            "the task again"
+        )
+    known = AdapterCard() if card is None else _card(card)
+    n_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
+    pool.add(name, seed=0, n_classes=n_classes, role=role or known.role)
+    pool.load_tensors(name, tensors)
+    pool.freeze(name)
+    return known
+
+
+def _head_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix("head."): tensors[key] for key in _HEAD_KEYS if key in tensors}
+
+
+def _write_weights(pool: Pool, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    settings = pool.settings()
+    if settings["kind"] == "lora":
+        paths = [key.removesuffix(".A") for key in tensors if key.endswith(".A")]
+        config = lora_config(
+            pool.backbone.model,
+            paths,
+            rank=settings["rank"],
+            alpha=settings["alpha"],
+            backbone=pool.backbone.name,
+        )
+        tensors = to_peft(tensors)
+    else:
+        config = {"peft_type": settings["kind"].upper(), "library": "conpet", **settings}
+    save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+    write_json(folder / CONFIG, config)
+
+
+def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
+    settings = pool.settings()
+    config = read_json(folder / CONFIG)
+    kind = str(config.get("peft_type", "")).lower()
+    if kind != settings["kind"]:
+        raise CheckpointError(
+            f"{folder} holds an adapter of kind '{kind}', but this pool is of kind "
+            f"'{settings['kind']}'; make the pool with kind='{kind}'"
+        )
+    tensors = read_tensors(folder / WEIGHTS)
+    if kind == "lora":
+        check_lora_config(config, rank=settings["rank"], alpha=settings["alpha"], where=str(folder))
+        return {key: tensor.float() for key, tensor in from_peft(tensors).items()}
+    for key, wanted in settings.items():
+        if config.get(key) != wanted:
+            raise CheckpointError(
+                f"{folder} has {key} = {config.get(key)!r}, but this pool has {wanted!r}; make the "
+                f"pool with {key}={config.get(key)!r}"
+            )
+    return tensors
+
+
+def _check_fit(pool: Pool, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    expected = pool.adapters.expected_shapes()
+    head = _head_of(tensors)
+    if head:
+        n_classes = len(next(iter(head.values())))
+        expected |= {
+            "head.weight": (n_classes, pool.backbone.hidden_size),
+            "head.bias": (n_classes,),
+        }
+    check_shapes(tensors, expected, what=f"the adapter in {folder}")
+
+
+def _check_card(
+    pool: Pool, card: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path
+) -> None:
+    if card.get("version") != VERSION:
+        raise CheckpointError(
+            f"{folder / LABELS} has format version {card.get('version')}; this conpet reads "
+            f"version {VERSION}. Use the conpet that made it"
+        )
+    try:
+        backbone, given = card["backbone"], card["fingerprint"]
+        if backbone["fingerprint"] != pool.backbone.fingerprint:
+            raise CheckpointError(
+                f"the adapter in {folder} was learned on backbone '{backbone['name']}' "
+                f"({backbone['fingerprint'][:12]}), but this one is '{pool.backbone.name}' "
+                f"({pool.backbone.fingerprint[:12]}); load the backbone that it was learned on"
+            )
+        if fingerprint(pool.settings(), tensors) != given:
+            raise CheckpointError(
+                f"the adapter in {folder} is damaged: its weights are not those that were saved; "
+                "restore the folder from a copy or learn the task again"
+            )
+        _card(card)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / LABELS} lacks {error}: the file is damaged; restore the folder from a copy "
+            "or learn the task again"
+        ) from error
+
+
+def _card(card: Mapping[str, Any]) -> AdapterCard:
+    return AdapterCard(tuple(card["labels"]), card["task"], card["role"], card["extra"])

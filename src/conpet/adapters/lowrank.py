@@ -1,0 +1,182 @@
+"""Stacked low-rank branches beside frozen projections: what LoRA and bottleneck adapters share.
+
+At each adapted projection (a site), with weights w of the routing:
+
+    out + scale * sum_i w_i B_i act(A_i z)
+
+z is the projection's input (LoRA) or its output (bottleneck). A (r, d_in), B (d_out, r) are fp32
+and computed with in the dtype of ``out``. Branches are added by forward hooks that exist only while
+a routing is open: the backbone's modules and weights are never changed.
+
+Shapes: B batch, S positions, n adapters in a plan, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from conpet.adapters.plan import Plan, make_plan
+from conpet.adapters.site import Site
+from conpet.errors import ConfigError, RoutingError
+from conpet.types import Routing
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class LowRank(nn.Module):
+    """All adapters of a pool as low-rank branches. Implements ``AdapterKind``.
+
+    Args:
+        projections: module path -> frozen projection to adapt.
+        reads: what the branch reads: the projection's ``input`` or its ``output``.
+        dropout: probability, on what the branch reads; only where a live adapter is trained.
+        settings: what describes the kind in files and fingerprints.
+    """
+
+    def __init__(
+        self,
+        projections: Mapping[str, nn.Linear],
+        *,
+        rank: int,
+        scale: float,
+        reads: str,
+        settings: Mapping[str, Any],
+        activation: Activation | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not projections:
+            raise ConfigError(
+                "no projection of this backbone is adapted; name at least one in 'targets'"
+            )
+        self.rank, self.scale, self.activation, self.dropout = rank, scale, activation, dropout
+        self.reads_output = reads == "output"
+        self.paths = tuple(projections)
+        self._settings = dict(settings)
+        self._projections = tuple(projections.values())  # a tuple, so that none becomes a submodule
+        self.sites = nn.ModuleList(
+            Site(
+                p.out_features if self.reads_output else p.in_features,
+                p.out_features,
+                rank,
+                p.weight.device,
+            )
+            for p in self._projections
+        )
+        self._slots: dict[str, int] = {}
+        self._live: set[str] = set()
+
+    def settings(self) -> dict[str, Any]:
+        return dict(self._settings)
+
+    def add(self, name: str, generator: Generator) -> None:
+        taken = set(self._slots.values())
+        slot = next(s for s in range(len(taken) + 1) if s not in taken)
+        for site in self._sites():
+            site.add(slot, generator)
+        self._slots[name] = slot
+        self._live.add(name)
+
+    def freeze(self, name: str) -> None:
+        for site in self._sites():
+            site.freeze(self._slots[name])
+        self._live.discard(name)
+
+    def thaw(self, name: str) -> None:
+        for site in self._sites():
+            site.thaw(self._slots[name])
+        self._live.add(name)
+
+    def remove(self, name: str) -> None:
+        slot = self._slots.pop(name)
+        self._live.discard(name)
+        for site in self._sites():
+            site.remove(slot)
+
+    def parameters_of(self, name: str) -> dict[str, nn.Parameter]:
+        key = str(self._slots[name])
+        found: dict[str, nn.Parameter] = {}
+        for path, site in zip(self.paths, self._sites(), strict=True):
+            found[f"{path}.A"], found[f"{path}.B"] = site.live_a[key], site.live_b[key]
+        return found
+
+    def storage(self, name: str) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for path, site in zip(self.paths, self._sites(), strict=True):
+            found[f"{path}.A"], found[f"{path}.B"] = site.storage(self._slots[name])
+        return found
+
+    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for path, site in zip(self.paths, self._sites(), strict=True):
+            shapes[f"{path}.A"], shapes[f"{path}.B"] = site.a_shape, site.b_shape
+        return shapes
+
+    @contextmanager
+    def routed(self, routing: Routing) -> Iterator[None]:
+        device = self._projections[0].weight.device
+        plan = make_plan(routing, self._slots, self._live, rank=self.rank, device=device)
+        handles = [
+            projection.register_forward_hook(partial(self._branch, site, plan))
+            for projection, site in zip(self._projections, self._sites(), strict=True)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _branch(
+        self, site: Site, plan: Plan, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+    ) -> Tensor:
+        """The forward hook of one projection: ``out`` (B, ..., d_out) with the branches added."""
+        z = out if self.reads_output else args[0]
+        if len(z) != plan.batch:
+            raise RoutingError(
+                f"the routing has {plan.batch} rows and the batch {len(z)}; give one row per "
+                "example (a zero row is the plain backbone)"
+            )
+        if plan.empty:
+            return out
+        if self.dropout and plan.live and self.training and torch.is_grad_enabled():
+            z = F.dropout(z, self.dropout)
+        a, b = (w.to(out.dtype) for w in site.gather(plan))
+        z = z.to(out.dtype)
+        if plan.row is None:
+            return self._dense(plan, a, b, z, out)
+        return self._gathered(plan, a, b, z, out)
+
+    def _dense(self, plan: Plan, a: Tensor, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        """All rows through all n adapters: rank n * r, exact, no Python loop over adapters."""
+        u = F.linear(z.reshape(plan.batch, -1, z.shape[-1]), a.flatten(0, 1))  # (B, S, n * r)
+        u = self._weighted(plan, u)
+        up = b.transpose(1, 2).flatten(0, 1)  # (n * r, d_out)
+        # addmm adds into the product: no tensor of the size of `out` is made only to be added
+        flat = torch.addmm(out.reshape(-1, out.shape[-1]), u.flatten(0, 1), up, alpha=self.scale)
+        return flat.view(out.shape)
+
+    def _gathered(self, plan: Plan, a: Tensor, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
+        """Each row through its own adapter."""
+        assert plan.row is not None
+        a, b = a.index_select(0, plan.row), b.index_select(0, plan.row)  # (B, r, d), (B, d, r)
+        u = torch.bmm(z.reshape(plan.batch, -1, z.shape[-1]), a.transpose(1, 2))  # (B, S, r)
+        u = self._weighted(plan, u)
+        rows = out.reshape(plan.batch, -1, out.shape[-1])
+        return torch.baddbmm(rows, u, b.transpose(1, 2), alpha=self.scale).view(out.shape)
+
+    def _weighted(self, plan: Plan, u: Tensor) -> Tensor:
+        if self.activation is not None:
+            u = self.activation(u)
+        return u if plan.weight is None else u * plan.weight.to(u.dtype)
+
+    def _sites(self) -> Iterator[Site]:
+        for site in self.sites:
+            assert isinstance(site, Site)
+            yield site

@@ -1,0 +1,270 @@
+"""The ordered adapters on one backbone, their heads, and the forward pass that mixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conpet.adapters.base import KINDS, AdaptableBackbone, AdapterKind, KindName, Placement
+from conpet.adapters.bottleneck import bottleneck
+from conpet.adapters.full import Full
+from conpet.adapters.head import Head
+from conpet.adapters.lora import lora
+from conpet.adapters.seeding import generator_for
+from conpet.adapters.weights import check_shapes, fingerprint
+from conpet.errors import ConfigError, RoutingError, did_you_mean
+from conpet.types import Routing
+
+
+@dataclass(slots=True)
+class _Record:
+    role: str
+    live: bool = True
+    saved: bool = False
+    digest: tuple[int, str] | None = None  # classes of the head and fingerprint, once frozen
+
+
+class Pool(nn.Module):
+    """Named adapters of one kind on one frozen backbone.
+
+    A new adapter is live: it has gradients. A frozen one has none and is bitwise constant until it
+    is thawed. Adapter and head weights are fp32.
+
+    Args:
+        backbone: stays the caller's; it is no submodule of the pool.
+        kind: ``lora`` (rank, alpha, dropout, targets), ``bottleneck`` (size, placement, activation)
+            or ``full`` (one adapter: the backbone's own weights).
+        rank, alpha, dropout, targets: see ``conpet.adapters.lora.lora``.
+        size, placement, activation: see ``conpet.adapters.bottleneck.bottleneck``.
+    """
+
+    def __init__(
+        self,
+        backbone: AdaptableBackbone,
+        *,
+        kind: KindName = "lora",
+        rank: int = 8,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        targets: Sequence[str] | None = None,
+        size: int = 64,
+        placement: Placement = "houlsby",
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        # Not registered: the backbone is neither saved, moved nor counted with the pool.
+        object.__setattr__(self, "backbone", backbone)
+        self.backbone: AdaptableBackbone
+        self.adapters: AdapterKind
+        if kind == "lora":
+            self.adapters = lora(backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+        elif kind == "bottleneck":
+            self.adapters = bottleneck(
+                backbone, size=size, placement=placement, activation=activation
+            )
+        elif kind == "full":
+            self.adapters = Full(backbone)
+        else:
+            raise ConfigError(
+                f"unknown adapter kind '{kind}'.{did_you_mean(kind, KINDS)} "
+                f"Allowed: {', '.join(KINDS)}"
+            )
+        self._records: dict[str, _Record] = {}
+        self._heads = nn.ModuleDict()
+        self._routing = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The adapters in the order of their addition."""
+        return tuple(self._records)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def settings(self) -> dict[str, Any]:
+        """What the adapters compute, beside their tensors: kind, sizes, scale. JSON values."""
+        return self.adapters.settings()
+
+    # -- life of an adapter ---------------------------------------------------------------------
+
+    def add(self, name: str, *, seed: int, n_classes: int = 0, role: str = "task") -> None:
+        """Add a live adapter, and a head of its own where ``n_classes`` > 0.
+
+        The first weights depend on ``seed`` and ``name`` alone, not on the global random state nor
+        on what was added before.
+        """
+        if name in self._records:
+            raise ConfigError(
+                f"the pool has an adapter '{name}' already; remove it first or choose another name"
+            )
+        self.adapters.add(name, generator_for(seed, "adapter", name))
+        self._records[name] = _Record(role)
+        if n_classes > 0:
+            head = Head(self.backbone.hidden_size, n_classes, seed=seed, name=name)
+            self._heads[_key(name)] = head.to(self._device())
+
+    def freeze(self, name: str) -> None:
+        """End the training of an adapter and its head; nothing happens if it is frozen already."""
+        record = self._record(name)
+        if record.live:
+            self.adapters.freeze(name)
+            self._head_requires_grad(name, False)
+            record.live = False
+
+    def thaw(self, name: str) -> None:
+        """Make a frozen adapter and its head live again, from the same weights."""
+        record = self._record(name)
+        if not record.live:
+            self.adapters.thaw(name)
+            self._head_requires_grad(name, True)
+            record.live, record.saved, record.digest = True, False, None
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter and its head; with kind ``full``, the pretrained weights come back."""
+        self._record(name)
+        self.adapters.remove(name)
+        if self.has_head(name):
+            del self._heads[_key(name)]
+        del self._records[name]
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The adapters that were added, thawed or loaded since they were last marked as saved."""
+        return tuple(name for name, record in self._records.items() if not record.saved)
+
+    def mark_saved(self, name: str) -> None:
+        """Say that a file holds the adapter as it is now."""
+        self._record(name).saved = True
+
+    def is_live(self, name: str) -> bool:
+        return self._record(name).live
+
+    def role(self, name: str) -> str:
+        return self._record(name).role
+
+    def has_head(self, name: str) -> bool:
+        self._record(name)
+        return _key(name) in self._heads
+
+    def head(self, name: str) -> Head:
+        if not self.has_head(name):
+            raise ConfigError(f"adapter '{name}' has no head; add it with n_classes > 0")
+        head = self._heads[_key(name)]
+        assert isinstance(head, Head)
+        return head
+
+    # -- weights --------------------------------------------------------------------------------
+
+    def parameters_of(self, name: str) -> dict[str, nn.Parameter]:
+        """The trainable parameters, ``head.weight`` and ``head.bias`` last; none if frozen."""
+        if not self._record(name).live:
+            return {}
+        found = self.adapters.parameters_of(name)
+        if self.has_head(name):
+            found |= {f"head.{key}": p for key, p in self.head(name).named_parameters()}
+        return found
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """A copy of all weights of the adapter and its head, named as in ``parameters_of``."""
+        return {key: tensor.clone() for key, tensor in self._storage(name).items()}
+
+    def load_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite the weights of an adapter, live or frozen, with what ``tensors`` returned.
+
+        Raises CheckpointError, before anything is changed, where names or shapes do not fit.
+        """
+        own = self._storage(name)
+        shapes = {key: tuple(tensor.shape) for key, tensor in own.items()}
+        check_shapes(tensors, shapes, what=f"adapter '{name}'")
+        for key, tensor in own.items():
+            tensor.copy_(tensors[key])
+        record = self._record(name)
+        record.saved, record.digest = False, None
+
+    def fingerprint(self, name: str) -> str:
+        """sha256 over the kind's settings and all weights of the adapter and its head.
+
+        That of a frozen adapter is computed once: it is the key of every cache and asked for often.
+        """
+        record = self._record(name)
+        n_classes = self.head(name).n_classes if self.has_head(name) else 0
+        if record.digest is not None and record.digest[0] == n_classes:
+            return record.digest[1]
+        digest = fingerprint(self.settings(), self._storage(name))
+        if not record.live:
+            record.digest = (n_classes, digest)
+        return digest
+
+    def count(self, name: str) -> tuple[int, int]:
+        """Parameters of the adapter and of its head; works on the meta device too."""
+        sizes = {key: tensor.numel() for key, tensor in self._storage(name).items()}
+        head = sum(size for key, size in sizes.items() if key.startswith("head."))
+        return sum(sizes.values()) - head, head
+
+    # -- the forward pass -----------------------------------------------------------------------
+
+    @contextmanager
+    def routed(self, routing: Routing) -> Iterator[None]:
+        """While it is open, the backbone's forward adds the adapters, weighted as ``routing`` says.
+
+        Row b of the routing belongs to row b of the batch. Gradients reach the live adapters, the
+        routing weights where they carry one, and the input.
+
+        Raises RoutingError: unknown adapter; not ``mix``; already routed; and, in the forward, a
+        batch whose size is not the number of rows.
+        """
+        for name in routing.names:
+            self._record(name, RoutingError)
+        if routing.combine != "mix":
+            raise RoutingError(
+                f"the pool computes routings of combine 'mix', not '{routing.combine}'; repeat "
+                "each example for each of its adapters and give one-hot rows"
+            )
+        if self._routing:
+            raise RoutingError(
+                "the pool is routed already; close the outer routing first and name all adapters "
+                "of a pass in one routing"
+            )
+        self._routing = True
+        try:
+            with self.adapters.routed(routing):
+                yield
+        finally:
+            self._routing = False
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _record(self, name: str, error: type[Exception] = ConfigError) -> _Record:
+        if name not in self._records:
+            raise error(
+                f"the pool has no adapter '{name}'.{did_you_mean(name, self._records)} "
+                f"It holds: {', '.join(self._records) or 'none'}"
+            )
+        return self._records[name]
+
+    def _storage(self, name: str) -> dict[str, Tensor]:
+        self._record(name)
+        found = self.adapters.storage(name)
+        if self.has_head(name):
+            found |= {f"head.{key}": p.detach() for key, p in self.head(name).named_parameters()}
+        return found
+
+    def _head_requires_grad(self, name: str, live: bool) -> None:
+        if self.has_head(name):
+            self.head(name).requires_grad_(live)
+
+    def _device(self) -> torch.device:
+        return next(self.backbone.model.parameters()).device
+
+
+def _key(name: str) -> str:
+    """A submodule name: no dots, and never the name of a method."""
+    return "head:" + name.replace(".", "/")

@@ -1,0 +1,188 @@
+"""Learn the tasks of a stream, one after another: train, evaluate, commit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from conpet.api.opened import OpenRun, history_path
+from conpet.api.scores import score, summary
+from conpet.evaluation.evaluator import evaluate
+from conpet.events import Observer, Observers
+from conpet.runtime import (
+    peak_memory_bytes,
+    read_json,
+    resolve_device,
+    seed_everything,
+    set_deterministic,
+    write_bytes_atomic,
+    write_json_atomic,
+)
+from conpet.streams import Stream
+from conpet.training.history import save_task
+from conpet.training.trainer import Cost, Trainer
+from conpet.types import Task
+
+
+def learn_stream(run: OpenRun, stream: Stream, observer: Observer | None = None) -> None:
+    """Learn the tasks of ``stream`` behind the learned ones; each is committed when it is done."""
+    config, done = run.config, len(run.store.tasks)
+    seed_everything(config.seed)
+    device = resolve_device(config.device)
+    set_deterministic(device)
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process may learn twice
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",  # the state casts by itself, in training and at prediction alike
+        log_with=list(config.trackers) or None,
+        project_dir=str(run.folder.path),
+    )
+    run.encode(stream.tasks[done:])
+    run.state.planned = len(stream.tasks)
+    watch = Observers.of_run(run.folder, accelerator, config.trackers, observer)
+    with _stop_signals() as stopped, watch:
+        watch.run_started(stream.name, len(stream.tasks), done)
+        for index in range(done, len(stream.tasks)):
+            fingerprint = stream.fingerprints[stream.tasks[index].name]
+            save = partial(run.store.save_checkpoint, run.state, task_fingerprint=fingerprint)
+            trainer = Trainer(
+                run.state,
+                run.method,
+                accelerator=accelerator,
+                observer=watch,
+                save=save,
+                checkpoint_every=config.checkpoint_every,
+                stopped=stopped,
+            )
+            _learn_task(run, stream, index, trainer, watch)
+        watch.run_ended()
+
+
+def _learn_task(
+    run: OpenRun, stream: Stream, index: int, trainer: Trainer, watch: Observers
+) -> None:
+    """Train on one task, evaluate on all learned ones, commit."""
+    task, state = stream.tasks[index], run.state
+    state.spec = replace(state.spec, lr=run.config.train.lr_at(index + 1))
+    watch.task_started(index + 1, len(stream.tasks), task.name)
+    run.add_task(task)
+    for warning in _warnings(task):
+        watch.note("warning", f"task '{task.name}': {warning}")
+    fingerprint = stream.fingerprints[task.name]
+    cost = trainer.learn(run.store.load_checkpoint(state, fingerprint))
+    started = time.perf_counter()
+    row: list[float | None] = [None] * (index + 1)
+    if run.method.ready(state):
+        row = _evaluate(run, stream, index)
+    cost.seconds["evaluate"] = time.perf_counter() - started
+    record = _record(run, task, fingerprint, cost)
+    _commit(run, stream, index, row, record)
+    assert run.data is not None
+    tests = [len(known.test) for known in run.data]
+    watch.task_ended(row, summary(state.task_names, row, tests), record["cost"])
+
+
+def _evaluate(run: OpenRun, stream: Stream, index: int) -> list[float | None]:
+    """Write the predictions of this stage; the new row of the matrix."""
+    upto = len(stream.tasks) if run.config.forward_rows else index + 1
+    tasks = [*run.state.history]
+    for later in range(index + 1, upto):  # measured before they are learned
+        tasks.append(run.state.store.add_task(stream.tasks[later], later, -1))
+    answers = evaluate(run.state, run.method, tasks)
+    lines: list[str] = []
+    row: list[float | None] = []
+    for task in stream.tasks[:upto]:
+        row.append(score(answers[task.name], task.test))
+        for example, a in zip(task.test, answers[task.name], strict=True):
+            facts: dict[str, Any] = {"id": example.id, "task": task.name, "truth": example.label}
+            facts |= {"label": a.label, "score": a.score, "routed": a.routed, "oracle": a.oracle}
+            lines.append(json.dumps(facts, ensure_ascii=False))
+    path = run.folder.predictions / f"{index + 1:02d}.jsonl"
+    write_bytes_atomic(path, ("\n".join(lines) + "\n").encode())
+    return row
+
+
+def _record(run: OpenRun, task: Task, fingerprint: str, cost: Cost) -> dict[str, Any]:
+    """What ``state.json`` says about a learned task."""
+    pool, buffers = run.state.pool, run.state.buffers.values()
+    stored = sum(sum(pool.count(name)) for name in pool.names) + sum(b.numel() for b in buffers)
+    memory = peak_memory_bytes(run.state.device)
+    return {
+        "name": task.name,
+        "fingerprint": fingerprint,
+        "labels": list(task.labels),
+        "n_train": len(task.train),
+        "n_test": len(task.test),
+        "truncated": run.truncated[task.name],
+        "cost": asdict(cost) | {"stored_parameters": stored, "peak_memory_bytes": memory},
+    }
+
+
+def _commit(
+    run: OpenRun,
+    stream: Stream,
+    index: int,
+    row: list[float | None],
+    record: dict[str, Any],
+) -> None:
+    """Write the task's data and the matrix, then all else; the last rename makes it count."""
+    folder, config = run.folder, run.config
+    save_task(history_path(folder, index), stream.tasks[index])
+    rows = read_json(folder.matrix)["values"] if folder.matrix.exists() else []
+    names = [task.name for task in stream.tasks[: len(row)]]
+    write_json_atomic(folder.matrix, {"tasks": names, "values": [*rows[:index], row]})
+    run.store.commit(
+        run.state,
+        [*run.store.tasks, record],
+        method=config.method.name,
+        stream=stream.name,
+        backbone=config.backbone.name,
+        seed=config.seed,
+        settings=config.identity(),
+        stream_fingerprint=stream.fingerprint,
+        planned=len(stream.tasks),
+    )
+    assert run.data is not None
+    run.data.append(stream.tasks[index])
+
+
+def _warnings(task: Task) -> Iterator[str]:
+    if len(task.train) == 1 or len(task.labels) == 1:
+        what = "one training example" if len(task.train) == 1 else "one label"
+        yield f"it has {what}; an adapter of its own cannot learn from that, a selector can"
+    if not task.valid:
+        yield "it has no validation examples; the last state is kept instead of the best"
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM only raise a flag, which training asks for after each step.
+
+    A second one does not wait: what the last checkpoint holds is safe.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,155 @@
+"""A run folder brought to memory: the state of its last commit, and the data of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from conpet.adapters.pool import Pool
+from conpet.backbones.base import load_backbone
+from conpet.config import RunConfig
+from conpet.encoding.encode import Encoder, TokenStore
+from conpet.methods.base import Method, PhaseSpec, State
+from conpet.objectives.classify import ReadOut
+from conpet.replay.base import Replay
+from conpet.replay.dynamic import DynamicReplay, FullReplay, NoReplay
+from conpet.replay.logits import LogitCache
+from conpet.replay.memory import MemoryReplay
+from conpet.runtime import RunFolder, read_json, resolve_device, set_threads
+from conpet.training.history import load_task
+from conpet.training.store import RunStore
+from conpet.types import Task
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class OpenRun:
+    """What the verbs on a run work with.
+
+    Attributes:
+        data: the learned tasks with their examples; None where the run was opened to predict only.
+        truncated: texts that were too long, of each task that ``encode`` has seen.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    method: Method
+    store: RunStore
+    state: State
+    data: list[Task] | None = field(default=None, repr=False)
+    truncated: dict[str, int] = field(default_factory=dict)
+
+    def encode(self, tasks: Iterable[Task]) -> None:
+        """Encode tasks that are to be learned: one that does not fit is found now, not hours later.
+
+        Raises DataError where entities and prompt do not fit the model together.
+        """
+        store = self.state.store
+        for task in tasks:
+            before = store.encoder.truncated
+            store.add_task(task, -1, -1)
+            self.truncated[task.name] = store.encoder.truncated - before
+
+    def add_task(self, task: Task) -> None:
+        """Encode a task and make it the newest of the state."""
+        state = self.state
+        state.history.append(state.store.add_task(task, len(state.history), len(state.labels)))
+
+
+def open_run(folder: RunFolder, config: RunConfig, *, with_data: bool) -> OpenRun:
+    """The last commit of a run; ``with_data`` adds the learned tasks' examples."""
+    store, method = RunStore(folder), config.build_method()
+    state = _new_state(folder, config, method, with_data=with_data)
+    run = OpenRun(folder, config, method, store, state, [] if with_data else None)
+    for index, record in enumerate(store.tasks):
+        task = Task(record["name"], tuple(record["labels"]), (), (), ())
+        if run.data is not None:
+            task = load_task(history_path(folder, index))
+            run.data.append(task)
+        run.add_task(task)
+    store.restore(state)
+    state.planned = store.record.get("planned", 1)
+    return run
+
+
+def history_path(folder: RunFolder, index: int) -> Path:
+    """Where the data of the task ``index`` (from 0) lie."""
+    return folder.history / f"{index + 1:02d}.jsonl.gz"
+
+
+def precision_of(folder: RunFolder) -> str:
+    """What ``precision: auto`` was resolved to when the run began."""
+    return read_json(folder.environment)["precision"]
+
+
+def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_data: bool) -> State:
+    """A state that has learned nothing yet."""
+    set_threads(config.threads)
+    device = resolve_device(config.device)
+    c, a, t = config.backbone, config.adapter, config.train
+    quantisation = None if c.quantisation == "none" else f"bitsandbytes-{c.quantisation}"
+    backbone = load_backbone(
+        c.name, dtype=c.dtype, attention=c.attention, quantisation=quantisation, device=str(device)
+    )
+    encoder = Encoder(
+        backbone.tokenizer,
+        max_length=min(c.max_length, backbone.max_length),
+        prompt=c.prompt,
+        backbone_kind=backbone.kind,
+    )
+    pool = Pool(
+        backbone,
+        kind=a.kind,
+        rank=a.rank,
+        alpha=a.alpha,
+        dropout=a.dropout,
+        targets=a.targets,
+        size=a.size,
+        placement=a.placement,
+        activation=None if a.activation == "auto" else a.activation,
+    )
+    kind = read_json(folder.stream)["kind"]
+    return State(
+        backbone=backbone,
+        pool=pool,
+        store=TokenStore(encoder, folder.tokens if with_data else None),
+        replay=_replay(config, method),
+        logits=LogitCache(folder.logits if with_data else None),
+        spec=PhaseSpec(
+            epochs=t.epochs,
+            batch_size=t.batch_size,
+            lr=t.lr,
+            weight_decay=t.weight_decay,
+            eps=t.eps,
+            clip=t.clip,
+            select=t.select,
+            accumulate=t.accumulate,
+        ),
+        read_out=_read_out(c.read_out, kind, backbone.kind),
+        seed=config.seed,
+        token_budget=t.token_budget,
+        autocast=HALF.get(precision_of(folder)),
+    )
+
+
+def _read_out(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:
+    """``auto``: mask for entity prompts, mean for plain text, last for causal backbones."""
+    if how != "auto":
+        return how  # type: ignore[return-value]
+    if stream_kind != "text":
+        return "mask"
+    return "last" if backbone_kind == "decoder" else "mean"
+
+
+def _replay(config: RunConfig, method: Method) -> Replay:
+    r = config.replay
+    kind = method.default_replay if r.kind == "auto" else r.kind
+    if kind == "dynamic":
+        return DynamicReplay(r.batch_limit, r.new_to_old)
+    if kind == "memory":
+        return MemoryReplay(r.per_class, r.selection, r.new_to_old)
+    return FullReplay() if kind == "full" else NoReplay()

@@ -1,0 +1,1 @@
+"""Frozen pretrained models: one class a kind, loaded through transformers."""

@@ -1,0 +1,196 @@
+"""The contract of a backbone: a frozen model, its hidden states, and the places where adapters go.
+
+Shapes: B batch, S sequence, d hidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from conpet.errors import ConfigError, did_you_mean
+from conpet.registry import BACKBONES
+from conpet.runtime.machine import resolve_device
+
+Kind = Literal["encoder", "decoder", "encoder-decoder"]
+Placement = Literal["houlsby", "pfeiffer"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where adapters go in the models of one ``model_type`` of transformers.
+
+    Attributes:
+        targets: last names of the projections that LoRA adapts by default.
+        attention: ends of the module paths of the output projection of each attention.
+        mlp: the same of each MLP; regular expressions, both.
+    """
+
+    targets: tuple[str, ...]
+    attention: str
+    mlp: str
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen transformer in eval mode, for good.
+
+    Args:
+        name: what it was loaded by.
+        model: the part of a transformers model that makes hidden states.
+        tokenizer: the model's own, a fast one.
+    """
+
+    kind: ClassVar[Kind]
+    families: ClassVar[Mapping[str, Family]]
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+
+    @abstractmethod
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states after the final norm, (B, S, d), of ids and mask (B, S)."""
+
+    def train(self, mode: bool = True) -> Backbone:
+        """A frozen backbone has no training mode: its dropout stays off."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of an input, begin and end included."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over configuration and weights, as they are when it is first asked for."""
+        config = self.model.config.to_diff_dict()
+        for key in ("_name_or_path", "transformers_version", "dtype", "architectures"):
+            config.pop(key, None)
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            for part in _plain_tensors(tensor):
+                digest.update(part.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def linears(self, names: Sequence[str] | None = None) -> dict[str, nn.Linear]:
+        """Module path in ``model`` -> projection, for the given last names, in the model's order.
+
+        A name may hold dots to be more exact (``attention.output.dense``). None stands for the
+        default of the model's family. ConfigError for a name that no projection has.
+        """
+        if names is None:
+            names = self._family().targets
+        every = self.every_linear()
+        missing = [n for n in names if not any(_ends_with(path, n) for path in every)]
+        if missing:
+            known = _last_names(every)
+            raise ConfigError(
+                f"backbone '{self.name}' has no linear module called '{missing[0]}'."
+                f"{did_you_mean(missing[0], known)} Allowed: {', '.join(known)}"
+            )
+        return {path: m for path, m in every.items() if any(_ends_with(path, n) for n in names)}
+
+    def sublayers(self, placement: Placement) -> dict[str, nn.Linear]:
+        """Module path -> output projection of attention and MLP (houlsby), or MLP (pfeiffer)."""
+        family = self._family()
+        ends = family.mlp if placement == "pfeiffer" else f"{family.attention}|{family.mlp}"
+        pattern = re.compile(rf"(?:.*\.)?(?:{ends})")
+        return {path: m for path, m in self.every_linear().items() if pattern.fullmatch(path)}
+
+    def every_linear(self) -> dict[str, nn.Linear]:
+        """Module path in ``model`` -> module."""
+        return {path: m for path, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+
+    def _family(self) -> Family:
+        model_type = self.model.config.model_type
+        if model_type not in self.families:
+            raise ConfigError(
+                f"backbone '{self.name}' is of the family '{model_type}', for which no place of "
+                "adapters is known. Use lora and name its targets: one or more of "
+                f"{', '.join(_last_names(self.every_linear()))}"
+            )
+        return self.families[model_type]
+
+
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "fp32",
+    attention: str = "auto",
+    quantisation: str | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """Load a registered backbone, a folder, or a model of the hub.
+
+    Args:
+        name_or_path: a name of the registry, a local folder, or a hub id; tried in this order.
+        dtype: of the weights: ``fp32``, ``bf16`` or ``fp16``.
+        attention: ``sdpa``, ``eager``, ``flash_attention_2``, or ``auto``: eager on a CPU (three
+            times faster backward under bf16, as fast in fp32), else what transformers chooses.
+        quantisation: ``bitsandbytes-8bit``, ``bitsandbytes-4bit``, ``torchao-int8``, or None.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+
+    Raises:
+        ConfigError: unknown name or option.
+        MissingDependencyError: a package or device that is not there.
+    """
+    from conpet.backbones.loading import check_options, load_pretrained
+
+    name = str(name_or_path)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attention": attention,
+        "quantisation": quantisation,
+        "device": str(resolve_device(device)),
+    }
+    check_options(dtype, attention, quantisation)
+    if name in BACKBONES:
+        backbone: Backbone = BACKBONES.load(name)(**options)
+    else:
+        backbone = load_pretrained(name, **options)
+    _ = backbone.fingerprint  # now: full tuning may change the weights later
+    return backbone
+
+
+def _ends_with(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _last_names(paths: Iterable[str]) -> list[str]:
+    return sorted({path.rpartition(".")[2] for path in paths})
+
+
+def _plain_tensors(tensor: Any) -> list[Tensor]:
+    """A tensor, or the tensors inside one of a quantised type."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return [tensor.detach()]
+    try:
+        names, _ = tensor.__tensor_flatten__()
+    except (AttributeError, NotImplementedError):
+        return [tensor.detach().as_subclass(Tensor)]
+    return [part for name in names for part in _plain_tensors(getattr(tensor, name))]

@@ -1,0 +1,5 @@
+"""``python -m conpet.cli``."""
+
+from conpet.cli.app import main
+
+main()

@@ -1,0 +1,65 @@
+"""``conpet predict``: label texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conpet.cli.common import AsJson, DeviceName, Run, print_json, work
+from conpet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from conpet.types import Example, Prediction
+
+
+def verb(
+    run: Run,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts.", show_default=False)] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", help="JSONL with text and, where wanted, id, head, tail."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSONL with id, label, score and tasks.")
+    ] = None,
+    device: DeviceName = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Label texts, without being told which task they belong to.
+
+    \b
+    Examples:
+      conpet predict runs/bank "my card was eaten by the machine"
+      conpet predict runs/bank --input in.jsonl --output out.jsonl
+    """
+    if bool(texts) == (source is not None):
+        raise ConfigError(
+            "give either texts or --input FILE, e.g. conpet predict runs/bank 'where is my card'"
+        )
+    with work():
+        from conpet import api
+        from conpet.runtime import write_bytes_atomic
+        from conpet.streams import load_inputs
+
+        inputs: Sequence[str | Example] = texts or load_inputs(source or "")
+        answers = api.load(run, device=device).predict(inputs)
+        if output is not None:
+            write_bytes_atomic(output, (_lines(answers) + "\n").encode())
+    if as_json:
+        print_json({"predictions": [asdict(answer) for answer in answers]})
+    elif output is not None:
+        print(f"{len(answers)} answers in {output}")
+    elif source is not None:
+        print(_lines(answers))
+    else:
+        for answer in answers:
+            print(f"{answer.label}  {answer.score:.3f}  {', '.join(answer.tasks)}")
+
+
+def _lines(answers: Sequence[Prediction]) -> str:
+    return "\n".join(json.dumps(asdict(answer), ensure_ascii=False) for answer in answers)

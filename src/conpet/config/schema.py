@@ -1,0 +1,281 @@
+"""The configuration of a run: every key, its type, default, unit and range."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    model_serializer,
+    model_validator,
+)
+
+from conpet.errors import ConfigError
+from conpet.registry import METHODS
+
+Count = Annotated[int, Field(ge=1)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+FilePath = Annotated[Path, Field(strict=False)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+
+
+class Section(BaseModel):
+    """A group of keys. Strict: ``true`` is not a number, and ``"3"`` is not 3."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, validate_default=True, allow_inf_nan=False
+    )
+
+
+class MethodConfig(Section):
+    """A registered method and all of its options, the ones left out at their defaults."""
+
+    name: str = Field("conpet-dynamic", description="registered method (conpet ls methods)")
+    options: dict[str, Any] = Field({}, description="the method's own (conpet show method NAME)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, given: Any) -> Any:
+        """``{name, top_k, ...}`` -> ``{name, options}``, checked by the method's own dataclass."""
+        if not isinstance(given, Mapping):
+            return given
+        options = {key: value for key, value in given.items() if key != "name"}
+        name = given.get("name", cls.model_fields["name"].default)
+        if not isinstance(name, str):
+            return {"name": name}
+        method = METHODS.load(name)(**options)
+        complete = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
+        return {"name": name, "options": complete}
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+
+class StreamConfig(Section):
+    name: str = Field(description="registered stream (conpet ls streams), or a data file or folder")
+    data: FilePath | None = Field(
+        None, description="folder with the data files; null: CONPET_DATA, then the user cache"
+    )
+    preset: Literal["none", "small"] = Field(
+        "none", description="small: 40 train, 10 valid and 20 test examples a class"
+    )
+    seed: int = Field(100, ge=0, description="draws the tasks, the splits and the cuts")
+    train_per_class: Count | None = Field(None, description="at most so many examples; null: all")
+    valid_per_class: Count | None = Field(None, description="at most so many examples; null: all")
+    test_per_class: Count | None = Field(None, description="at most so many examples; null: all")
+    n_tasks: Count | None = Field(
+        None, description="tasks to draw where the data names none; null: the stream's own"
+    )
+    tasks: Names | None = Field(
+        None, description="the order, by task names; null: the stream's own"
+    )
+    groups: FilePath | None = Field(None, description="file that groups the labels into tasks")
+    fields: dict[str, str | None] | None = Field(
+        None, description="names of the columns of your data, e.g. {text: sentence}"
+    )
+
+
+class BackboneConfig(Section):
+    name: str = Field(
+        "minilm", description="registered backbone (conpet ls backbones), hub id or folder"
+    )
+    dtype: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="type of the frozen weights")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="attention implementation of transformers"
+    )
+    quantisation: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="of the frozen weights, by bitsandbytes"
+    )
+    max_length: int = Field(128, ge=8, description="tokens of an input; longer texts are truncated")
+    prompt: Literal["auto", "plain", "entity", "entity-last"] = Field(
+        "auto", description="auto: plain without entities, entity-last on decoders, else entity"
+    )
+    read_out: Literal["auto", "mask", "mean", "cls", "last"] = Field(
+        "auto", description="auto: mask with entities, mean for plain texts, last on decoders"
+    )
+
+
+class AdapterConfig(Section):
+    kind: Literal["lora", "bottleneck", "full"] = Field("lora", description="what is trained")
+    rank: Count = Field(8, description="lora: rank")
+    alpha: float | None = Field(
+        None, gt=0, description="lora: numerator of the scale alpha/rank; null: rank"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="lora: share of the inputs that is dropped")
+    targets: Names | None = Field(
+        None, description="lora: names of the adapted projections; null: the backbone family's"
+    )
+    size: Count = Field(64, description="bottleneck: units")
+    placement: Literal["houlsby", "pfeiffer"] = Field(
+        "houlsby", description="bottleneck: after attention and MLP, or after the MLP alone"
+    )
+    activation: Literal["auto", "silu", "relu", "gelu"] = Field(
+        "auto", description="bottleneck: auto: silu for houlsby, relu for pfeiffer"
+    )
+
+
+class ReplayConfig(Section):
+    kind: Literal["auto", "dynamic", "full", "memory", "none"] = Field(
+        "auto", description="which old examples come back; auto: the method's own default"
+    )
+    batch_limit: int = Field(
+        25,
+        ge=2,
+        description="dynamic: batches an epoch: floor of 0.8 for training, of 0.2 for validation",
+    )
+    new_to_old: float = Field(1.0, gt=0, description="dynamic: new examples per old one in a batch")
+    per_class: Count = Field(10, description="memory: examples that are kept of each class")
+    selection: Literal["random", "kmeans"] = Field(
+        "random", description="memory: how to choose them"
+    )
+
+
+class TrainConfig(Section):
+    epochs: Count = Field(6, description="passes over a task's batches, in each phase")
+    batch_size: Count = Field(32, description="examples of a training batch")
+    eval_batch_size: Count = Field(
+        64, description="texts of a batch of predict; evaluation goes by token_budget"
+    )
+    lr: float = Field(2e-3, gt=0, description="learning rate of AdamW, constant")
+    lr_from: dict[Annotated[int, Field(ge=1, strict=False)], Annotated[float, Field(gt=0)]] = Field(
+        {}, description="another learning rate from a task on: {3: 1e-4} is for tasks 3, 4, ..."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW, on matrices")
+    eps: float = Field(1e-8, gt=0, description="of AdamW")
+    clip: float | None = Field(1.0, gt=0, description="largest gradient norm; null: no clipping")
+    select: Literal["best", "last"] = Field(
+        "best", description="the state that is kept: best on validation data, or the last"
+    )
+    accumulate: Count = Field(1, description="batches of an optimiser step")
+    token_budget: int = Field(
+        8192, ge=16, description="tokens of one forward chunk of an expanded or evaluated batch"
+    )
+
+    def lr_at(self, task: int) -> float:
+        """Learning rate for the ``task``-th task, counted from 1."""
+        return next(
+            (self.lr_from[k] for k in sorted(self.lr_from, reverse=True) if k <= task), self.lr
+        )
+
+
+class RunConfig(Section):
+    """Everything that a run needs to know. Made by ``load_config`` or by keyword arguments."""
+
+    method: MethodConfig = Field(default_factory=MethodConfig, description="how it learns")
+    stream: StreamConfig = Field(description="what is learned")
+    backbone: BackboneConfig = Field(BackboneConfig(), description="the frozen model")
+    adapter: AdapterConfig = Field(AdapterConfig(), description="what is added to it")
+    replay: ReplayConfig = Field(ReplayConfig(), description="what comes back of old tasks")
+    train: TrainConfig = Field(TrainConfig(), description="how it is optimised")
+    seed: int = Field(1, ge=0, description="initial weights, batches and replay")
+    device: Device = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the computation; auto: bf16 where it is fast, else fp32"
+    )
+    threads: Count | None = Field(None, description="processor threads; null: torch's choice")
+    trackers: Annotated[tuple[Tracker, ...], Field(strict=False)] = Field(
+        (), description="where figures go besides events.jsonl: tensorboard, wandb, mlflow"
+    )
+    checkpoint_every: Count = Field(100, description="optimiser steps between two checkpoints")
+    forward_rows: bool = Field(False, description="also test on tasks that are not yet learned")
+    out: FilePath | None = Field(None, description="the run folder; null: runs/STREAM-METHOD-SEED")
+    profile: str | None = Field(None, description="a named set of values, e.g. conpet-original")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _accept_names(cls, given: Any, handler: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
+        """``stream: fewrel`` stands for ``stream: {name: fewrel}``; then the parts must fit."""
+        config = handler(expand_names(given) if isinstance(given, Mapping) else given)
+        config._check_fit()
+        return config
+
+    def _check_fit(self) -> None:
+        method = METHODS.load(self.method.name)
+        for key, given, allowed in (
+            ("replay.kind", self.replay.kind, ("auto", *method.replay_kinds)),
+            ("adapter.kind", self.adapter.kind, method.adapter_kinds),
+        ):
+            if given not in allowed:
+                raise ConfigError(
+                    f"{key} is '{given}', which method '{self.method.name}' cannot use; "
+                    f"allowed: {', '.join(allowed)}"
+                )
+
+    def build_method(self) -> Any:
+        """The method with its options: an instance of the registered dataclass."""
+        return METHODS.load(self.method.name)(**self.method.options)
+
+    def folder(self) -> Path:
+        """Where the run goes: ``out``, or a name made of what distinguishes most runs."""
+        stream = Path(self.stream.name).stem
+        return self.out or Path("runs") / f"{stream}-{self.method.name}-{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values in the form of the YAML file."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def identity(self) -> dict[str, Any]:
+        """What defines the result: a run folder is continued only with the same."""
+        values = self.to_dict()
+        for key in ELSEWHERE:
+            del values[key]
+        del values["stream"]["data"]
+        return values
+
+
+ELSEWHERE = ("out", "device", "threads", "trackers", "checkpoint_every", "profile")
+"""Keys that say where or how a run is computed; a profile counts by its values."""
+
+SHORT = {
+    "method": "name",
+    "stream": "name",
+    "backbone": "name",
+    "adapter": "kind",
+    "replay": "kind",
+}
+"""Sections that may be written as one word, and the key it stands for."""
+
+
+def expand_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"stream": "fewrel"}`` -> ``{"stream": {"name": "fewrel"}}``."""
+    return {
+        key: {SHORT[key]: value} if key in SHORT and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in MAPPINGS:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+MAPPINGS = ("stream.fields", "train.lr_from")
+"""Keys whose value is a mapping of its own, not a section."""
+
+
+def diff(a: RunConfig, b: RunConfig) -> list[str]:
+    """What makes ``b`` another run than ``a``: ``["train.lr: 0.002 is now 0.001"]``."""
+    before, after = flatten(a.identity()), flatten(b.identity())
+    return [
+        f"{key}: {before.get(key, 'nothing')} is now {after.get(key, 'nothing')}"
+        for key in before | after
+        if (key in before, before.get(key)) != (key in after, after.get(key))
+    ]

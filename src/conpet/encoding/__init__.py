@@ -1,0 +1,1 @@
+"""From examples to token ids: prompts, truncation, and the store of a run."""

@@ -1,0 +1,202 @@
+"""Dynamic ConPET (arXiv 2309.14763): one adapter per task, a selector, cached logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from conpet.errors import ConfigError
+from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, PhaseSpec, RowBatches, State
+from conpet.methods.tune import Tune
+from conpet.objectives.classify import cross_entropy
+from conpet.replay.dynamic import DynamicReplay
+from conpet.routing.base import oracle
+from conpet.routing.selector import top_k
+from conpet.types import Batch, Routing
+
+SELECTOR = "@selector"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ConpetDynamic(Method):
+    """Learn task k in two phases, on batches of replay (half new, half old by default).
+
+    1. Selector (k >= 2): its head grows by one row; cross-entropy of the task index.
+    2. Adapter k and its head, fresh: A(x) = the selector's top-k tasks, the true one forced in.
+       The logits of the adapters in A(x) stand side by side, -100 for all others;
+       loss = -(1/B) sum_b log softmax(logits_b)[y_b] over all classes seen. Old adapters are frozen
+       and answer from the logit cache.
+
+    Prediction: selector, its top-k adapters as one expanded batch, softmax over the logits side by
+    side. Where we differ from the authors' code: selector and adapters are separate on every
+    backbone; softmax in fp32; one fixed validation chunk a stage; examples that can give no
+    gradient (adapter k not in A(x)) are not computed, at the same loss scale (``skip_gradless``).
+    """
+
+    default_replay: ClassVar[str] = "dynamic"
+    replay_kinds: ClassVar[tuple[str, ...]] = ("dynamic", "full", "memory", "none")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck")
+
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default=1, description="adapters that answer an example: 1 and up, or 'all' (no selector)"
+    )
+    skip_gradless: bool = Field(
+        default=True, description="leave out examples that give the new adapter no gradient"
+    )
+    balance: bool = Field(
+        default=False,
+        description="correct the selector's loss by the log share of each task in its batches "
+        "(logit adjustment): new tasks are no longer favoured",
+    )
+    selector_target: Literal["task", "label"] = Field(
+        default="task",
+        description="what the selector learns to tell apart: tasks (the paper), or labels, whose "
+        "probabilities are then summed by task",
+    )
+    selector_epochs: int | None = Field(
+        default=None, ge=1, description="epochs of the selector phase; None: train.epochs"
+    )
+    selector_lr: float | None = Field(
+        default=None, gt=0.0, description="learning rate of the selector phase; None: train.lr"
+    )
+
+    def phases(self, state: State) -> Sequence[Phase]:
+        phases: list[Phase] = []
+        if len(state.history) >= 2 and self.top_k != "all":
+            spec = replace(
+                state.spec,
+                epochs=self.selector_epochs or state.spec.epochs,
+                lr=self.selector_lr or state.spec.lr,
+            )
+            phases.append(self._selector(state, spec))
+        epochs = state.spec.epochs if self._trains_adapter(state) else 0
+        phases.append(NewAdapter("adapter", replace(state.spec, epochs=epochs), self))
+        return phases
+
+    def _trains_adapter(self, state: State) -> bool:
+        """Alone, an adapter of one label or one example learns nothing: the selector decides it."""
+        alone = self.top_k == 1 or len(state.history) == 1
+        return not alone or (len(state.task.labels) > 1 and len(state.task.train) > 1)
+
+    def _selector(self, state: State, spec: PhaseSpec) -> Phase:
+        by_label = self.selector_target == "label"
+        rows = len(state.labels) if by_label else len(state.history)
+        kind = BalancedSelector if self.balance else Tune
+        replay, target = state.replay, self.selector_target
+        if self.balance and not isinstance(replay, DynamicReplay):
+            raise ConfigError(
+                "method.balance=true knows the shares of tasks in a batch for replay.kind=dynamic "
+                "alone; leave one of the two out"
+            )
+        return kind("selector", spec, SELECTOR, "selector", rows, replay, target)
+
+    def route(self, state: State, batch: Batch) -> Routing:
+        return self.routed(state, batch)
+
+    @torch.no_grad()
+    def routed(self, state: State, batch: Batch, true_task: Tensor | None = None) -> Routing:
+        """A(x), with teacher forcing where ``true_task`` (B,) is given."""
+        names = state.task_names
+        k = len(names) if self.top_k == "all" else self.top_k
+        if k >= len(names):
+            return Routing(names, torch.ones(len(batch), len(names), device=state.device), "expand")
+        if k == 1 and true_task is not None:  # A(x) = {true task}, whatever the selector says
+            return oracle(names, true_task)
+        logits = state.head_logits(batch, SELECTOR, keep=true_task is not None)
+        if self.selector_target == "label":
+            groups = logits.split([len(task.labels) for task in state.history], dim=1)
+            logits = torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)  # (B, T)
+        return top_k(names, logits, k, true_task)
+
+    def oracle(self, state: State, batch: Batch) -> Routing:
+        return oracle(state.task_names, batch.task)
+
+
+class BalancedSelector(Tune):
+    """The selector phase with logit adjustment: softmax over logits + log p(task in a batch).
+
+    After Menon et al. 2021 (arXiv 2007.07314): the trained logits then estimate p(x | task) up to a
+    constant, so at prediction all tasks are equally likely before the text is seen. Old tasks are
+    taken to be equally frequent, as dynamic replay draws them.
+    """
+
+    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
+        batch, n_old = step["task"], len(state.history) - 1
+        new = float((batch.task == n_old).float().mean().clamp(0.01, 0.99))
+        share = torch.tensor([(1 - new) / n_old] * n_old + [new], device=state.device)
+        if self.target == "label":  # every row of the head by the share of its task
+            share = torch.cat([share[i].expand(len(t.labels)) for i, t in enumerate(state.history)])
+        logits = self._logits(state, batch) + share.log()
+        return {self.name: cross_entropy(logits, self._wanted(state, batch), len(batch))}
+
+
+@plain_dataclass(frozen=True)
+class NewAdapter(Phase):
+    """Phase 2: the new task's adapter and head beside the frozen ones."""
+
+    name: str
+    spec: PhaseSpec
+    method: ConpetDynamic
+
+    def begin(self, state: State) -> None:
+        state.pool.add(
+            state.task.name,
+            seed=state.seed_of("adapter", "initial weights"),
+            n_classes=len(state.task.labels),
+            role="task",
+        )
+
+    def trainable(self, state: State) -> Sequence[ParamGroup]:
+        return [ParamGroup(state.pool.parameters_of(state.task.name), self.spec.lr)]
+
+    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
+        drawn = state.replay.batches(
+            state.history,
+            state.store.lengths,
+            self.spec.batch_size,
+            state.rng(self.name, "epoch", epoch),
+        )
+        return RowBatches(state, drawn)
+
+    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
+        drawn = step["task"]
+        batch, routing = self._teaching(state, drawn)
+        if not len(batch):
+            return {}
+        logits = state.class_logits(batch, routing)
+        return {self.name: cross_entropy(logits, batch.label, len(drawn))}
+
+    @torch.no_grad()
+    def validate(self, state: State) -> float | None:
+        """Accuracy on the validation rows that the new adapter answers for, 0..100."""
+        rows = state.replay.validation(
+            state.history, self.spec.batch_size, state.rng(self.name, "validation")
+        )
+        right = total = 0
+        for drawn in state.chunks(rows):
+            batch, routing = self._teaching(state, drawn)
+            if len(batch):
+                hit = state.class_logits(batch, routing).argmax(dim=1) == batch.label
+                right, total = right + int(hit.sum()), total + len(batch)
+        return 100 * right / total if total else None
+
+    def end(self, state: State) -> None:
+        state.pool.freeze(state.task.name)
+        state.replay.keep(
+            state.task, lambda rows: state.features(rows, state.task.name), state.rng("keep")
+        )
+
+    def _teaching(self, state: State, drawn: Batch) -> tuple[Batch, Routing]:
+        """The examples that give the new adapter a gradient, and the adapters that answer them."""
+        routing = self.method.routed(state, drawn, drawn.task)
+        if not self.method.skip_gradless:
+            return drawn, routing
+        mine = routing.weights[:, -1].nonzero()[:, 0]
+        return drawn.select(mine), Routing(routing.names, routing.weights[mine], "expand")

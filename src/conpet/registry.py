@@ -1,0 +1,147 @@
+"""One lazy registry: names to ``"module:attr"`` targets that are imported when first asked for.
+
+To add a method, a backbone kind or a metric, write its file and add one line here. A stream is
+added by a card in ``streams/cards``. Another package registers through the entry-point group
+``conpet.plugins``: each entry point is a function without arguments that calls ``TABLE.register``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from conpet.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a thing is (``"module:attr"``) and what it is, in a line."""
+
+    target: str
+    summary: str
+
+
+class Registry:
+    """A table of one kind of thing, e.g. methods."""
+
+    def __init__(self, kind: str, entries: dict[str, Entry]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def register(self, name: str, target: str, summary: str) -> None:
+        """Add ``name``; the target is imported only when it is used."""
+        if name in self._entries and self._entries[name].target != target:
+            raise ConfigError(
+                f"{self.kind} '{name}' is registered twice: {self._entries[name].target} and "
+                f"{target}; "
+                "choose another name for the second"
+            )
+        self._entries[name] = Entry(target, summary)
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        load_plugins()
+        return name in self._entries
+
+    def entry(self, name: str) -> Entry:
+        load_plugins()
+        if name not in self._entries:
+            raise ConfigError(
+                f"unknown {self.kind} '{name}'.{did_you_mean(name, self._entries)} "
+                f"Allowed: {', '.join(sorted(self._entries))} (conpet ls {self.kind}s)"
+            )
+        return self._entries[name]
+
+    def load(self, name: str) -> Any:
+        """Import and return the thing called ``name``; ConfigError with a suggestion if unknown."""
+        module, _, attr = self.entry(name).target.partition(":")
+        return getattr(import_module(module), attr)
+
+
+METHODS = Registry(
+    "method",
+    {
+        "conpet-dynamic": Entry(
+            "conpet.methods.conpet_dynamic:ConpetDynamic",
+            "one adapter per task, a selector, cached logits (Dynamic ConPET)",
+        ),
+        "sequential": Entry(
+            "conpet.methods.sequential:Sequential",
+            "one adapter tuned task after task, no replay: the floor",
+        ),
+        "joint": Entry(
+            "conpet.methods.joint:Joint",
+            "one adapter on the union of all tasks, once: the upper bound",
+        ),
+        "per-task": Entry(
+            "conpet.methods.per_task:PerTask",
+            "one adapter per task, the task id given: the oracle",
+        ),
+        "lda": Entry(
+            "conpet.methods.lda:LDA",
+            "shrinkage discriminant analysis on the plain backbone's features, nothing trained",
+        ),
+    },
+)
+
+STREAMS = Registry(
+    "stream",
+    {
+        "fewrel": Entry(
+            "conpet.streams.cards:fewrel", "FewRel, 69 relations in the ten groups of ConPET"
+        ),
+        "fewrel-lower": Entry(
+            "conpet.streams.cards:fewrel-lower", "FewRel, 80 relations, lower-cased"
+        ),
+        "clinc150": Entry("conpet.streams.cards:clinc150", "CLINC150, 10 domains x 15 intents"),
+        "clinc150-mixed": Entry(
+            "conpet.streams.cards:clinc150-mixed", "CLINC150, 15 tasks x 10 intents"
+        ),
+        "banking77": Entry(
+            "conpet.streams.cards:banking77", "BANKING77, 7 tasks x 11 intents (shipped)"
+        ),
+        "multiconer": Entry(
+            "conpet.streams.cards:multiconer", "MultiCoNER v2, 11 tasks x 3 entity types"
+        ),
+    },
+)
+
+BACKBONES = Registry(
+    "backbone",
+    {
+        "minilm": Entry(
+            "conpet.backbones.embedded:minilm",
+            "all-MiniLM-L6-v2, 22M parameters, needs no download",
+        ),
+        "tiny-bert": Entry("conpet.testing:tiny_bert", "random BERT, 2 layers: for tests"),
+        "tiny-llama": Entry("conpet.testing:tiny_llama", "random LLaMA, 2 layers: for tests"),
+        "tiny-qwen": Entry("conpet.testing:tiny_qwen", "random Qwen, 2 layers: for tests"),
+        "tiny-t5": Entry("conpet.testing:tiny_t5", "random T5, 2 layers: for tests"),
+    },
+)
+
+METRICS = Registry(
+    "metric",
+    {
+        "accuracy": Entry(
+            "conpet.evaluation.scoring:accuracy", "share of exactly right labels, 0..100"
+        )
+    },
+)
+
+_plugins_loaded = False
+
+
+def load_plugins() -> None:
+    """Call the registration functions of installed plugins, once."""
+    global _plugins_loaded
+    if not _plugins_loaded:
+        _plugins_loaded = True
+        for point in entry_points(group="conpet.plugins"):
+            point.load()()

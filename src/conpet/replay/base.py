@@ -1,0 +1,90 @@
+"""The contract of replay, and the sampler that all kinds share.
+
+Replay turns the tasks learned so far into batches of token-store rows. ``tasks[-1]`` is the task
+that is being learned (new); the others are old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from conpet.encoding.encode import EncodedTask, length_buckets
+from conpet.errors import ConfigError
+
+Rows = np.ndarray
+Tasks = Sequence[EncodedTask]
+Features = Callable[[Rows], np.ndarray]  # rows (n,) -> hidden states at the read-out (n, d)
+
+
+class Replay(Protocol):
+    """Old and new examples, mixed. All draws depend on the given generator alone."""
+
+    def batches(
+        self, tasks: Tasks, lengths: np.ndarray, batch_size: int, rng: np.random.Generator
+    ) -> list[Rows]:
+        """The training batches of one epoch."""
+        ...
+
+    def validation(self, tasks: Tasks, batch_size: int, rng: np.random.Generator) -> Rows:
+        """The rows that every epoch of this stage is validated on."""
+        ...
+
+    def keep(self, task: EncodedTask, features: Features, rng: np.random.Generator) -> None:
+        """Called once a task is learned: choose what is kept of it."""
+        ...
+
+    def held(self) -> dict[str, list[int]]:
+        """What has to be saved: task name -> positions in the task's training part."""
+        ...
+
+    def hold(self, kept: dict[str, list[int]]) -> None:
+        """Restore what ``held`` returned."""
+        ...
+
+
+class KeepsNothing:
+    """The half of the contract of replay that needs no store of its own."""
+
+    def keep(self, task: EncodedTask, features: Features, rng: np.random.Generator) -> None:
+        pass
+
+    def held(self) -> dict[str, list[int]]:
+        return {}
+
+    def hold(self, kept: dict[str, list[int]]) -> None:
+        pass
+
+
+def plain_epoch(
+    rows: Rows, lengths: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> list[Rows]:
+    """Every row once, shuffled, in batches of similar length."""
+    return [rows[b] for b in length_buckets(lengths[rows], batch_size, rng)]
+
+
+def draw_old(pools: Sequence[Rows], n: int, rng: np.random.Generator) -> Rows:
+    """n rows with replacement: a pool uniformly, then a row of it uniformly (METHODS of ConPET,
+    1.5)."""
+    chosen = rng.integers(len(pools), size=n)
+    return np.array([pools[t][rng.integers(len(pools[t]))] for t in chosen], dtype=np.int64)
+
+
+def split_batch(batch_size: int, new_to_old: float) -> tuple[int, int]:
+    """(n_new, n_old) of one batch: n_new = floor(b q / (q + 1)), at least one of each."""
+    if batch_size < 2:
+        raise ConfigError(
+            f"train.batch_size is {batch_size}, and a batch of replay holds new and old examples; "
+            "give 2 or more, or replay.kind=full or none"
+        )
+    n_new = int(batch_size * new_to_old / (new_to_old + 1))
+    n_new = min(max(n_new, 1), batch_size - 1)
+    return n_new, batch_size - n_new
+
+
+def endless(rows: Rows, rng: np.random.Generator) -> Iterator[int]:
+    """Rows in shuffled order, shuffled anew whenever all were seen."""
+    while True:
+        yield from rng.permutation(rows)

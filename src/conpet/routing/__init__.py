@@ -1,0 +1,1 @@
+"""Routers: functions that turn what is known of a batch into Routing."""

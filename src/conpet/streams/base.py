@@ -1,0 +1,161 @@
+"""Stream: a sequence of tasks with disjoint labels, checked once, with a fingerprint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from statistics import median
+from typing import Any, Literal
+
+from conpet.errors import ConfigError, DataError, did_you_mean
+from conpet.streams.checks import SPLITS, Split, check_tasks
+from conpet.streams.splits import choose
+from conpet.types import Example, Task
+
+Kind = Literal["text", "typing", "relation"]
+N_ENTITIES: dict[Kind, int] = {"text": 0, "typing": 1, "relation": 2}
+
+
+def task_fingerprint(task: Task) -> str:
+    """sha256 over all that is learned from or tested on: name, labels and examples, in order."""
+    digest = sha256(json.dumps([task.name, task.labels]).encode())
+    for split in SPLITS:
+        examples: tuple[Example, ...] = getattr(task, split)
+        content = [(e.id, e.text, e.label, e.entities) for e in examples]
+        digest.update(f"\n{split}\n{json.dumps(content)}".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Tasks in the order in which they are learned.
+
+    Attributes:
+        name: for people; not part of the fingerprint.
+        kind: what an example is: a plain text, a text with one entity, or with two (head, tail).
+        tasks: their names are folder names, their labels are disjoint, ids are unique over all.
+        metric: a name of the METRICS registry.
+        attribution: source and licence, to be shown with results.
+        dropped: exact duplicates (text, entities, label) that were left out when it was read.
+
+    Raises:
+        DataError: on construction, for any stream that cannot be learned or tested as it is.
+    """
+
+    name: str
+    kind: Kind
+    tasks: tuple[Task, ...]
+    metric: str = "accuracy"
+    attribution: str = ""
+    dropped: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in N_ENTITIES:
+            raise DataError(f"stream kind is '{self.kind}'; allowed: {', '.join(N_ENTITIES)}")
+        check_tasks(self.tasks, N_ENTITIES[self.kind])
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, task after task."""
+        return tuple(label for task in self.tasks for label in task.labels)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Task name -> fingerprint, in order: what a run folder remembers of its stream."""
+        return {task.name: task_fingerprint(task) for task in self.tasks}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over kind, metric and all tasks in order."""
+        content = [self.kind, self.metric, self.fingerprints]
+        return sha256(json.dumps(content).encode()).hexdigest()
+
+    def extends(self, other: Stream | Mapping[str, str]) -> bool:
+        """Whether this stream begins with the tasks of ``other`` (or of its ``fingerprints``)."""
+        known = other.fingerprints if isinstance(other, Stream) else other
+        return list(self.fingerprints.items())[: len(known)] == list(known.items())
+
+    def subset(self, tasks: Sequence[str]) -> Stream:
+        """Only the named tasks, in this stream's order."""
+        self._check_known(tasks)
+        return replace(self, tasks=tuple(task for task in self.tasks if task.name in tasks))
+
+    def reorder(self, order: Sequence[str]) -> Stream:
+        """The same tasks in another order; ``order`` names each of them once."""
+        self._check_known(order)
+        by_name = {task.name: task for task in self.tasks}
+        if len(order) != len(by_name) or set(order) != set(by_name):
+            raise ConfigError(
+                f"the order names {len(order)} tasks, {len(set(order))} of them different; "
+                f"name each of these once: {', '.join(by_name)}"
+            )
+        return replace(self, tasks=tuple(by_name[name] for name in order))
+
+    def cut(
+        self,
+        train: int | None = None,
+        valid: int | None = None,
+        test: int | None = None,
+        seed: int = 0,
+    ) -> Stream:
+        """At most so many examples a class in each split, drawn with ``seed``; None keeps all."""
+        for split, n, least in (("train", train, 1), ("valid", valid, 0), ("test", test, 1)):
+            if n is not None and n < least:
+                raise ConfigError(f"{split} examples per class is {n}; allowed: {least} or more")
+        return replace(
+            self,
+            tasks=tuple(
+                replace(
+                    task,
+                    train=choose(task.train, train, seed),
+                    valid=choose(task.valid, valid, seed),
+                    test=choose(task.test, test, seed),
+                )
+                for task in self.tasks
+            ),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Tasks, counts, text lengths in words and train/test duplicates, as plain JSON values."""
+        words = sorted(len(example.text.split()) for _, example in _examples(self))
+        inputs: dict[str, set[Any]] = {split: set() for split in SPLITS}
+        for split, example in _examples(self):
+            inputs[split].add((example.text, example.entities))
+        tasks = [
+            {"name": task.name, "labels": list(task.labels)}
+            | {split: len(getattr(task, split)) for split in SPLITS}
+            for task in self.tasks
+        ]
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "metric": self.metric,
+            "fingerprint": self.fingerprint,
+            "n_tasks": len(self.tasks),
+            "n_labels": len(self.labels),
+            **{split: sum(len(getattr(task, split)) for task in self.tasks) for split in SPLITS},
+            "words": {"min": words[0], "median": float(median(words)), "max": words[-1]},
+            "duplicates_train_test": len(inputs["train"] & inputs["test"]),
+            "duplicates_dropped": self.dropped,
+            "attribution": self.attribution,
+            "tasks": tasks,
+        }
+
+    def _check_known(self, names: Sequence[str]) -> None:
+        known = [task.name for task in self.tasks]
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    f"stream '{self.name}' has no task '{name}'.{did_you_mean(name, known)} "
+                    f"Its tasks: {', '.join(known)}"
+                )
+
+
+def _examples(stream: Stream) -> Iterator[tuple[Split, Example]]:
+    for task in stream.tasks:
+        for split in SPLITS:
+            for example in getattr(task, split):
+                yield split, example

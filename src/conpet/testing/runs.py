@@ -1,0 +1,220 @@
+"""The runs that the contract of a method is judged by, and what is compared of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from conpet import ContinualModel, fit
+from conpet.events import Observer
+from conpet.methods.base import Method, PhaseSpec
+from conpet.registry import BACKBONES, METHODS
+from conpet.replay.dynamic import DynamicReplay
+from conpet.streams import Stream
+from conpet.streams.base import Kind
+from conpet.testing.state import teach, tiny_state
+from conpet.testing.streams import synthetic_stream
+from conpet.testing.watch import Watch
+from conpet.training.trainer import Interrupted
+
+N_TASKS = 3
+
+_SMALL: dict[str, Any] = {
+    "train__epochs": 2,
+    "train__batch_size": 4,
+    "replay__batch_limit": 5,
+    "checkpoint_every": 3,
+    "threads": 1,
+    "device": "cpu",
+    "precision": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with what it runs on; ``options`` are configuration keys as ``fit`` takes them."""
+
+    method: str
+    adapter: str = "lora"
+    backbone: str = "tiny-bert"
+    kind: Kind = "text"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return "/".join(
+            [self.method, self.adapter, self.backbone, *(str(v) for _, v in self.options)]
+        )
+
+    def build(self) -> Method:
+        """The method with its options."""
+        own = {key: value for key, value in self.options if key.startswith("method__")}
+        return METHODS.load(self.method)(**{k.removeprefix("method__"): v for k, v in own.items()})
+
+    def fit(
+        self, stream: Stream, out: Path, *, seed: int = 1, observer: Observer | None = None
+    ) -> ContinualModel:
+        # Dropout draws from the global generator: what resumes has to restore that one too.
+        dropout = {"adapter__dropout": 0.1} if self.adapter == "lora" else {}
+        settings = {**_SMALL, **dropout, "adapter__kind": self.adapter, **dict(self.options)}
+        return fit(
+            stream,
+            out=out,
+            method=self.method,
+            backbone=self.backbone,
+            observer=observer,
+            seed=seed,
+            **settings,
+        )
+
+
+class Runs:
+    """The runs of one case in folders below ``folder``, each made when it is first asked for."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self.case = case
+        self.folder = folder
+        self.stream = synthetic_stream(case.kind, N_TASKS)
+        self.steps = Steps()
+
+    @cached_property
+    def straight(self) -> ContinualModel:
+        """The stream in one go: what the others are compared with."""
+        return self.case.fit(self.stream, self.folder / "straight", observer=self.steps)
+
+    @cached_property
+    def twin(self) -> ContinualModel:
+        """The same once more, in another folder."""
+        return self.case.fit(self.stream, self.folder / "twin")
+
+    @cached_property
+    def other_seed(self) -> ContinualModel:
+        return self.case.fit(self.stream, self.folder / "other-seed", seed=2)
+
+    @cached_property
+    def grown(self) -> ContinualModel:
+        """The first task alone; then the others are added by ``learn``."""
+        first, *rest = self.stream.tasks
+        model = self.case.fit(replace(self.stream, tasks=(first,)), self.folder / "grown")
+        return model.learn(replace(self.stream, tasks=tuple(rest)))
+
+    @cached_property
+    def watched(self) -> Watch:
+        """The method at work on a state without a folder, with dynamic replay where it can."""
+        method = self.case.build()
+        state = tiny_state(
+            backbone=BACKBONES.load(self.case.backbone)(),
+            replay=DynamicReplay(5) if "dynamic" in method.replay_kinds else None,
+            spec=PhaseSpec(epochs=2, batch_size=4),
+            read_out="mean" if self.case.kind == "text" else "mask",
+            kind=self.case.adapter,
+        )
+        watch = Watch(method, state)
+        teach(state, watch, *self.stream.tasks)
+        return watch
+
+    @cached_property
+    def resumed(self) -> ContinualModel:
+        """Stopped by a signal half-way, broken off one step before the end, resumed each time.
+
+        A method that takes no steps is broken off at the end of its second phase.
+        """
+        assert self.straight.tasks  # counts the steps
+        half, out = self.steps.count // 2, self.folder / "resumed"
+        stops: list[tuple[Observer, type[Exception]]] = [
+            (AtStep(half, lambda: signal.raise_signal(signal.SIGINT)), Interrupted),
+            (AtStep(self.steps.count - half - 1, _break), Broken),
+        ]
+        for observer, error in stops if half else [(AtPhaseEnd(2, _break), Broken)]:
+            try:
+                self.case.fit(self.stream, out, observer=observer)
+            except error:
+                continue
+            raise AssertionError(f"the run was to end with {error.__name__}, and did not")
+        return self.case.fit(self.stream, out)
+
+
+class Broken(Exception):
+    """A fault in the middle of a run."""
+
+
+def _break() -> None:
+    raise Broken
+
+
+class Steps(Observer):
+    """Counts training steps."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def step(self, step: int, terms: Mapping[str, float], examples: int) -> None:
+        self.count += 1
+
+
+class AtStep(Steps):
+    """Calls ``how`` at a step, counted from 1 over all phases."""
+
+    def __init__(self, at: int, how: Callable[[], None]) -> None:
+        super().__init__()
+        self.at, self.how = at, how
+
+    def step(self, step: int, terms: Mapping[str, float], examples: int) -> None:
+        super().step(step, terms, examples)
+        if self.count == self.at:
+            self.how()
+
+
+class AtPhaseEnd(Observer):
+    """Calls ``how`` at the end of a phase, counted from 1."""
+
+    def __init__(self, at: int, how: Callable[[], None]) -> None:
+        self.left, self.how = at, how
+
+    def phase_ended(self, name: str) -> None:
+        self.left -= 1
+        if not self.left:
+            self.how()
+
+
+def differing(a: ContinualModel, b: ContinualModel) -> list[str]:
+    """The results that are not bitwise the same: weights, matrix, predictions, counted cost."""
+    left, right = _results(a), _results(b)
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def _results(model: ContinualModel) -> dict[str, Any]:
+    root = model.folder.path
+    kept = ("adapters", "router", "learner", "predictions")
+    files = [root / "matrix.json", *(f for name in kept for f in (root / name).rglob("*.*"))]
+    found: dict[str, Any] = {str(f.relative_to(root)): _content(f) for f in files if f.is_file()}
+    state = json.loads(model.folder.state.read_text())
+    measured = ("seconds", "peak_memory_bytes")
+    for task in state["tasks"]:
+        found[f"cost of {task['name']}"] = {
+            key: value for key, value in task["cost"].items() if key not in measured
+        }
+    return found | {"replay": state["replay"], "logits": state["logits"]}
+
+
+def _content(path: Path) -> Any:
+    """The bits of a file; of safetensors those of each tensor: its header has no fixed order."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    return {
+        key: (str(tensor.dtype), tensor.shape, tensor.flatten().view(torch.uint8).tolist())
+        for key, tensor in load_file(path).items()
+    }
+
+
+def predictions(model: ContinualModel, stage: int) -> Sequence[dict[str, Any]]:
+    """What the run wrote down about the tests after learning task ``stage``, from 1."""
+    text = (model.folder.predictions / f"{stage:02d}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]

@@ -1,0 +1,130 @@
+"""The benchmarks of speed run alone, say what they measured, and compare like with like."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conpet.runtime.machine import PACKAGES
+
+ROOT = Path(__file__).parents[3]
+BENCHMARKS = ROOT / "benchmarks"
+QUICK = ["--quick", "--json", "--backbone", "tiny-bert", "--threads", "1", "--rounds", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _as_scripts_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def document_of(name: str, *options: str) -> dict[str, Any]:
+    """What the script prints: one JSON document and nothing else."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *QUICK, *options]
+    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def check_document(document: dict[str, Any]) -> None:
+    for figure in document["figures"]:
+        assert set(figure) == {"name", "value", "goal", "ok"}
+        assert figure["value"] > 0
+        assert figure["ok"] is (figure["goal"] is None or figure["value"] <= figure["goal"])
+    assert document["command"].startswith("python benchmarks/")
+    assert set(document["environment"]["packages"]) == set(PACKAGES)
+    assert len(document["environment"]["load_average"]["before"]) == 3
+
+
+def test_floor_measures_every_case_in_both_precisions() -> None:
+    document = document_of("floor")
+    check_document(document)
+    cases = {m["case"] for m in document["measured"]}
+    assert cases == {
+        "conpet-dynamic, adapter phase",
+        "conpet-dynamic, selector phase",
+        "sequential",
+    }
+    assert "fp32" in {m["precision"] for m in document["measured"]}
+    for measured, figure in zip(document["measured"], document["figures"], strict=True):
+        assert figure["goal"] == 1.2
+        assert figure["value"] == pytest.approx(measured["step_over_floor"]["median"], abs=1e-3)
+        seconds = measured["seconds"]
+        assert set(seconds) == {"step", "floor", "encoding", "optimiser"}
+        assert all(s["runs"] == 2 and s["q25"] <= s["median"] <= s["q75"] for s in seconds.values())
+        assert seconds["optimiser"]["median"] < seconds["step"]["median"]
+
+
+def test_growth_compares_a_small_state_with_a_large_one() -> None:
+    document = document_of("growth", "--tasks", "4")
+    check_document(document)
+    goals = {f["name"]: f["goal"] for f in document["figures"]}
+    assert goals["training step, selector phase"] == 1.1
+    assert goals["training step, adapter phase, top_k 1"] == 1.1
+    assert goals["training step, adapter phase, top_k 2, logits known"] == 1.1
+    assert goals["answer to 64 texts"] == 1.15
+    assert goals["peak memory"] == 1.1
+    assert document["settings"]["learned_tasks"] == {"one": 1, "two": 2, "many": 4}
+    assert document["compared"]["peak memory"]["bytes"]["many"]["median"] > 1e8
+    assert set(document["compared"]["answer to one text"]["seconds"]) == {"one", "many"}
+
+
+def test_both_states_get_the_same_tokens_half_of_them_of_old_tasks(tmp_path: Path) -> None:
+    working_state = import_module("working_state")
+    tasks = working_state.EqualTasks(4, 1, 1)
+    batches = {}
+    for n in (1, 3):
+        working_state.build(tmp_path / str(n), n, tasks, ["backbone=tiny-bert"])
+        run = working_state.learning(tmp_path / str(n), tasks)
+        assert len(run.state.history) == n + 1
+        batches[n] = [entry["task"] for entry in tasks.batches(run.state, 2)]
+    for small, large in zip(batches[1], batches[3], strict=True):
+        assert torch.equal(small.input_ids, large.input_ids)
+        assert torch.equal(small.label % 11, large.label % 11)
+        assert int((small.task == 1).sum()) == int((large.task == 3).sum()) == 16
+    assert {int(t) for b in batches[3] for t in b.task} == {0, 1, 2, 3}
+
+
+def test_the_selector_of_a_working_state_names_many_tasks(tmp_path: Path) -> None:
+    from conpet import load
+
+    working_state = import_module("working_state")
+    tasks = working_state.EqualTasks(4, 1, 2)
+    working_state.build(tmp_path / "run", 5, tasks, ["backbone=tiny-bert"])
+    run = working_state.learning(tmp_path / "run", tasks)
+    for phase in run.method.phases(run.state):
+        phase.begin(run.state)
+        phase.end(run.state)
+    working_state.spread_selector(run.state, newest=True)
+    working_state.commit(run)
+    model = load(tmp_path / "run")
+    assert len(model.tasks) == 6
+    named = {p.tasks for p in model.predict([e.text for e in tasks.first.test])}
+    assert len(named) > 2
+
+
+def test_actions_run_in_turn_and_none_always_comes_first() -> None:
+    common = import_module("common")
+    order: list[str] = []
+    actions = {name: lambda i, name=name: order.append(f"{name}{i}") for name in "ab"}
+    seconds = common.alternate(actions, rounds=2, warm_up=1)
+    assert order == ["a0", "b0", "b1", "a1", "a2", "b2"]
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_quotient_is_the_median_over_rounds() -> None:
+    common = import_module("common")
+    assert common.quotient([2.0, 30.0, 8.0], [1.0, 10.0, 2.0])["median"] == 3.0
+
+
+def test_a_figure_above_its_goal_is_not_ok() -> None:
+    common = import_module("common")
+    assert common.figure("x", 1.21, 1.2)["ok"] is False
+    assert common.figure("x", 1.2, 1.2)["ok"] is True
+    assert common.figure("x", 9.0)["ok"] is True

@@ -1,0 +1,266 @@
+"""The configuration: what it accepts, what it refuses, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from conpet.config import RunConfig, describe_fields, describe_keys, diff, load_config, parse_config
+from conpet.config.profiles import PROFILES, profile_values
+from conpet.config.schema import flatten
+from conpet.errors import ConfigError
+
+MINIMAL = "stream: banking77\n"
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, overrides, name="run.yaml")
+    return str(caught.value)
+
+
+# What is accepted
+
+
+def test_defaults_need_a_stream_alone() -> None:
+    config = parse_config(MINIMAL)
+    assert config.method.name == "conpet-dynamic"
+    assert config.method.options["top_k"] == 1
+    assert (config.adapter.rank, config.replay.batch_limit, config.train.lr) == (8, 25, 2e-3)
+    assert config.folder() == Path("runs/banking77-conpet-dynamic-1")
+
+
+def test_a_section_may_be_one_word() -> None:
+    config = parse_config(
+        "method: sequential\nstream: banking77\nadapter: bottleneck\nreplay: auto"
+    )
+    assert (config.method.name, config.adapter.kind) == ("sequential", "bottleneck")
+
+
+def test_yaml_round_trip_is_the_same_configuration() -> None:
+    config = load_config(
+        None,
+        ["method.top_k=all", "train.lr_from={3: 1e-4}", "stream.fields={text: sentence, id: null}"],
+        stream="data.jsonl",
+        out="somewhere",
+    )
+    assert parse_config(config.to_yaml()) == config
+
+
+def test_precedence_is_defaults_profile_file_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "stream: fewrel\nprofile: conpet-original\ntrain: {batch_size: 16, epochs: 3}\n"
+    )
+    config = load_config(file, ["train.epochs=2"], seed=7)
+    assert config.train.eps == 1e-4  # profile over default
+    assert config.train.batch_size == 16  # file over profile
+    assert config.train.epochs == 2  # command line over file
+    assert config.train.clip == 1.0
+    assert config.seed == 7
+
+
+@pytest.mark.parametrize("text", ["2e-3", "2E-3", "0.002", "+2e-3"])
+def test_numbers_are_those_of_yaml_1_2(text: str) -> None:
+    assert load_config(None, [f"train.lr={text}"], stream="x").train.lr == 0.002
+
+
+def test_overrides_may_be_a_mapping() -> None:
+    config = load_config(None, {"stream.tasks": ["b", "a"], "adapter.alpha": None}, stream="x")
+    assert config.stream.tasks == ("b", "a")
+
+
+def test_command_line_options_are_left_out_when_none() -> None:
+    assert load_config(None, ["stream.name=x"], method=None, seed=None).seed == 1
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        parse_config(MINIMAL).train.lr = 1.0  # type: ignore[misc]
+
+
+def test_build_method_gives_the_dataclass_of_the_method() -> None:
+    method = parse_config("stream: x\nmethod: {name: conpet-dynamic, top_k: 3}").build_method()
+    assert type(method).__name__ == "ConpetDynamic"
+    assert method.top_k == 3
+
+
+def test_learning_rate_changes_from_a_task_on() -> None:
+    train = load_config(None, ["train.lr_from={3: 1e-4, 5: 1e-5}"], stream="x").train
+    assert [train.lr_at(k) for k in range(1, 7)] == [2e-3, 2e-3, 1e-4, 1e-4, 1e-5, 1e-5]
+
+
+# Identity
+
+
+def test_identity_leaves_out_where_and_how_it_is_computed() -> None:
+    base = load_config(None, stream="banking77")
+    same = load_config(
+        None,
+        ["threads=1", "trackers=[tensorboard]", "checkpoint_every=5", "method.top_k=1"],
+        stream="banking77",
+        out="elsewhere",
+        data="data",
+        device="cpu",
+    )
+    assert diff(base, same) == []
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.lr=1e-3", "seed=2", "precision=bf16", "method.top_k=2", "method=sequential"]
+)
+def test_diff_names_what_makes_another_run(setting: str) -> None:
+    key = setting.partition("=")[0]
+    other = load_config(None, [setting], stream="banking77")
+    found = diff(load_config(None, stream="banking77"), other)
+    assert any(line.startswith(key) for line in found), found
+
+
+def test_a_profile_counts_by_its_values() -> None:
+    with_profile = load_config(None, stream="fewrel", profile="conpet-original")
+    values = flatten(profile_values("conpet-original", "fewrel", "minilm"))
+    written = load_config(None, values, stream="fewrel")
+    assert diff(with_profile, written) == []
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "train:\n  epoch: 3\n",
+            "unknown key 'train.epoch' in run.yaml line 3. Did you mean 'train.epochs'? "
+            "All keys: conpet show config",
+        ),
+        ("trian: {}\n", "unknown key 'trian' in run.yaml line 2. Did you mean 'train'?"),
+        (
+            "method: {name: conpet-dynamic, topk: 2}\n",
+            "unknown key 'method.topk' in run.yaml line 2. Did you mean 'method.top_k'? "
+            "All options: conpet show method conpet-dynamic",
+        ),
+        (
+            "method: conpet-dynamc\n",
+            "unknown method 'conpet-dynamc'. Did you mean 'conpet-dynamic'?",
+        ),
+        ("train: {batch-size: 3}\n", "'train.batch-size' in run.yaml line 2. Did you mean"),
+        ("method: {name: conpet-dynamic, top_k: some}\n", "is 'some'; it must be a valid integer"),
+        ("method: {name: conpet-dynamic, top_k: some}\n", " or 'all'"),
+        ("train: {lr: null}\n", "'train.lr' in run.yaml line 2 is None"),
+        ("seed: 2001-99-99\n", "run.yaml is no YAML"),
+        ("3: 4\n", "unknown key '3' in run.yaml line 2"),
+        ("train: &a {x: *a}\n", "run.yaml is no YAML"),
+        ("train: {lr: 0}\n", "'train.lr' in run.yaml line 2 is 0; it must be greater than 0"),
+        ("train: {lr: .nan}\n", "is nan; it must be a finite number"),
+        ("train: {epochs: 0}\n", "it must be at least 1"),
+        ("train: {epochs: true}\n", "is True; it must be a valid integer"),
+        ("train: {epochs: 2.5}\n", "'train.epochs' in run.yaml line 2 is 2.5"),
+        ("adapter: {dropout: 1.0}\n", "it must be less than 1"),
+        ("adapter: loro\n", "it must be 'lora', 'bottleneck' or 'full'"),
+        ("device: gpu\n", "it must be auto, cpu, mps, cuda or cuda:N"),
+        ("trackers: [tensorbord]\n", "it must be 'tensorboard', 'wandb' or 'mlflow'"),
+        ("replay: {batch_limit: 1}\n", "it must be at least 2"),
+        ("train: 3\n", "it must be a section of 'key: value' lines"),
+        ("method: 3\n", "it must be a section of 'key: value' lines"),
+        ("method: lda\nreplay: memory\n", "replay.kind is 'memory', which method 'lda' cannot use"),
+        ("adapter: full\n", "adapter.kind is 'full', which method 'conpet-dynamic' cannot use"),
+        ("stream: other\n", "key 'stream' is written twice: in run.yaml line 1 and line 2"),
+        ("train: {\n", "run.yaml line 3 is no YAML"),
+        ("profile: conpet-orginal\n", "Did you mean 'conpet-original'?"),
+        ("profile: conpet-original\n", "has no values for stream 'banking77'"),
+    ],
+)
+def test_refusals_name_the_line_and_the_way_out(text: str, words: str) -> None:
+    assert words in refusal(MINIMAL + text)
+
+
+def test_a_stream_must_be_named() -> None:
+    assert "'stream' is not given" in refusal("")
+    assert "'stream.name' is not given" in refusal("stream: {seed: 1}")
+
+
+def test_a_method_option_out_of_range_is_refused() -> None:
+    text = MINIMAL + "method:\n  name: conpet-dynamic\n  selector_epochs: 0\n"
+    assert "'method.selector_epochs' in run.yaml line 4 is 0; it must be at least 1" in refusal(
+        text
+    )
+
+
+def test_overrides_say_that_they_come_from_the_command_line() -> None:
+    assert "on the command line" in refusal(MINIMAL, "train.epoch=3")
+    assert "write key=value" in refusal(MINIMAL, "train.epochs")
+    assert "write key=value" in refusal(MINIMAL, "train..epochs=3")
+
+
+def test_a_file_that_is_a_list_is_refused() -> None:
+    assert "run.yaml holds a list" in refusal("- stream")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*: No such file"):
+        load_config(tmp_path / "none.yaml")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"stream: \xff\xfe")
+    with pytest.raises(ConfigError, match="is no UTF-8 text"):
+        load_config(binary)
+
+
+def test_an_unknown_keyword_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown argument 'sed'\. Did you mean 'seed'"):
+        load_config(None, stream="x", sed=1)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
+    try:
+        assert isinstance(parse_config(text), RunConfig)
+    except ConfigError as error:
+        assert str(error)
+
+
+# Profiles and documentation
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("stream", ["fewnerd", "ontonotes", "bbn", "fewrel", "tacred", "ace"])
+def test_profiles_are_valid(profile: str, stream: str) -> None:
+    config = load_config(None, stream=stream, profile=profile, backbone="tiny-llama")
+    assert (config.train.batch_size, config.adapter.rank, config.adapter.alpha) == (8, 4, 1.0)
+    assert config.train.epochs in (10, 20)
+
+
+def test_profile_columns_differ() -> None:
+    bert = load_config(None, stream="fewnerd", profile="conpet-original", backbone="minilm").train
+    llama = load_config(
+        None, stream="fewnerd", profile="conpet-original", backbone="a/llama-7b"
+    ).train
+    assert (bert.lr, bert.lr_at(3)) == (2e-5, 2e-5)
+    assert (llama.lr, llama.lr_at(2), llama.lr_at(3)) == (5e-4, 5e-4, 1e-4)
+    with pytest.raises(ConfigError, match="does not tell which"):
+        load_config(None, stream="fewrel", profile="conpet-original", backbone="tiny-t5")
+
+
+def test_every_key_is_documented() -> None:
+    keys = describe_keys()
+    assert all(key.doc for key in keys)
+    described = {key.key for key in keys if not key.key.startswith("method.")}
+    config = parse_config(MINIMAL).to_dict()
+    del config["method"]
+    assert described == set(flatten(config))
+
+
+def test_options_of_a_method_are_described() -> None:
+    method = type(parse_config(MINIMAL).build_method())
+    options = {option.key: option for option in describe_fields(method.__pydantic_fields__)}
+    assert options["top_k"].default == 1
+    assert options["selector_epochs"].type == "int | null (>= 1)"
+
+
+def test_to_yaml_is_plain_yaml() -> None:
+    assert yaml.safe_load(parse_config(MINIMAL).to_yaml())["stream"]["name"] == "banking77"

@@ -123,6 +123,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
             epochs=t.epochs,
             batch_size=t.batch_size,
             lr=t.lr,
+            schedule=t.schedule,
             weight_decay=t.weight_decay,
             eps=t.eps,
             clip=t.clip,

@@ -145,7 +145,10 @@ class TrainConfig(Section):
     eval_batch_size: Count = Field(
         64, description="texts of a batch of predict; evaluation goes by token_budget"
     )
-    lr: float = Field(2e-3, gt=0, description="learning rate of AdamW, constant")
+    lr: float = Field(2e-3, gt=0, description="learning rate of AdamW")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="of the learning rate: constant, or linear, to 0 at a phase's end"
+    )
     lr_from: dict[Annotated[int, Field(ge=1, strict=False)], Annotated[float, Field(gt=0)]] = Field(
         {}, description="another learning rate from a task on: {3: 1e-4} is for tasks 3, 4, ..."
     )

@@ -75,17 +75,14 @@ def ranked(routing: Routing) -> list[tuple[str, ...]]:
 
 def _oracle(
     state: State, method: Method, batch: Batch, routing: Routing, scores: Tensor
-) -> list[str | None]:
+) -> list[str]:
     """The best label within the true task, by the routing that the true task would get."""
     known = method.oracle(state, batch)
     if known.names != routing.names or not torch.equal(known.weights, routing.weights):
         scores = method.scores(state, batch, known)
     labels = state.labels
-    out: list[str | None] = []
+    out: list[str] = []
     for row, index in zip(scores, batch.task.tolist(), strict=True):
-        if index < 0:
-            out.append(None)
-            continue
         task = state.history[index]
         columns = row[task.first_column : task.first_column + len(task.labels)]
         out.append(labels[task.first_column + int(columns.argmax())])
@@ -94,11 +91,11 @@ def _oracle(
 
 def evaluate(state: State, method: Method, tasks: Sequence[EncodedTask]) -> dict[str, list[Answer]]:
     """Answers to the test parts of ``tasks``, by task name, in the order of the test part."""
-    out = {}
+    out, learned = {}, set(state.task_names)
     for task in tasks:
-        by_row = {
-            a.row: a for a in answer(state, method, state.chunks(task.test), with_oracle=True)
-        }
+        chunks = state.chunks(task.test)
+        answers = answer(state, method, chunks, with_oracle=task.name in learned)
+        by_row = {a.row: a for a in answers}
         out[task.name] = [by_row[int(row)] for row in task.test]
     return out
 

@@ -34,7 +34,8 @@ class PhaseSpec:
         epochs: passes over what ``Phase.batches`` yields.
         steps: optimiser steps; where given, it replaces ``epochs``.
         batch_size: examples a batch.
-        lr: learning rate of AdamW, constant.
+        lr: learning rate of AdamW.
+        schedule: ``constant``, or ``linear``: down to 0 at the end of the phase.
         weight_decay: of AdamW, on matrices only.
         eps: of AdamW.
         clip: largest gradient norm; None for no clipping.
@@ -46,6 +47,7 @@ class PhaseSpec:
     steps: int | None = None
     batch_size: int = 32
     lr: float = 2e-3
+    schedule: str = "constant"
     weight_decay: float = 0.01
     eps: float = 1e-8
     clip: float | None = 1.0

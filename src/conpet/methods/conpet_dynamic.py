@@ -88,7 +88,7 @@ class ConpetDynamic(Method):
     def _selector(self, state: State, spec: PhaseSpec) -> Phase:
         by_label = self.selector_target == "label"
         rows = len(state.labels) if by_label else len(state.history)
-        kind = BalancedSelector if self.balance else Tune
+        kind = BalancedSelector if self.balance else Selector
         replay, target = state.replay, self.selector_target
         if self.balance and not isinstance(replay, DynamicReplay):
             raise ConfigError(
@@ -111,15 +111,31 @@ class ConpetDynamic(Method):
             return oracle(names, true_task)
         logits = state.head_logits(batch, SELECTOR, keep=true_task is not None)
         if self.selector_target == "label":
-            groups = logits.split([len(task.labels) for task in state.history], dim=1)
-            logits = torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)  # (B, T)
+            logits = by_task(state, logits)
         return top_k(names, logits, k, true_task)
 
     def oracle(self, state: State, batch: Batch) -> Routing:
         return oracle(state.task_names, batch.task)
 
 
-class BalancedSelector(Tune):
+def by_task(state: State, logits: Tensor) -> Tensor:
+    """(B, C) logits of labels to (B, T): the log of each task's summed probability."""
+    groups = logits.split([len(task.labels) for task in state.history], dim=1)
+    return torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)
+
+
+class Selector(Tune):
+    """The selector phase; whatever its head tells apart, the best state is the one that routes
+    best."""
+
+    def _hits(self, state: State, batch: Batch) -> Tensor:
+        logits = self._logits(state, batch)
+        if self.target == "label":
+            logits = by_task(state, logits)
+        return logits.argmax(dim=1) == batch.task
+
+
+class BalancedSelector(Selector):
     """The selector phase with logit adjustment: softmax over logits + log p(task in a batch).
 
     After Menon et al. 2021 (arXiv 2007.07314): the trained logits then estimate p(x | task) up to a

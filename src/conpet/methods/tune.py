@@ -72,7 +72,7 @@ class Tune(Phase):
         right = torch.zeros(len(state.history))
         total = torch.zeros(len(state.history))
         for batch in state.chunks(rows):
-            hit = self._logits(state, batch).argmax(dim=1) == self._wanted(state, batch)
+            hit = self._hits(state, batch)
             right.index_add_(0, batch.task.cpu(), hit.float().cpu())
             total.index_add_(0, batch.task.cpu(), torch.ones(len(batch)))
         seen = total > 0
@@ -86,6 +86,10 @@ class Tune(Phase):
     def _logits(self, state: State, batch: Batch) -> torch.Tensor:
         features = state.forward(batch, single(self.adapter, len(batch), state.device)).features
         return state.pool.head(self.adapter)(features)
+
+    def _hits(self, state: State, batch: Batch) -> torch.Tensor:
+        """(B,) what ``validate`` counts as right."""
+        return self._logits(state, batch).argmax(dim=1) == self._wanted(state, batch)
 
     def _wanted(self, state: State, batch: Batch) -> torch.Tensor:
         if self.target == "task":

@@ -133,6 +133,8 @@ class Trainer:
                 last = min(last, progress.batch + most - progress.step)
             for i in range(progress.batch, last):
                 batch = batches[i]
+                if spec.schedule == "linear":
+                    _set_lr(optimiser, 1 - progress.step / total)
                 terms = self.step(phase, batch, parameters, optimiser, progress)
                 progress.batch, progress.step = i + 1, progress.step + 1
                 examples = sum(len(b) for b in batch.values())
@@ -239,12 +241,15 @@ def optimiser_for(
         {
             "params": [p for p in group.parameters.values() if (p.dim() > 1) is matrices],
             "lr": group.lr,
+            "full_lr": group.lr,
             "weight_decay": weight_decay if matrices else 0.0,
         }
         for group in groups
         for matrices in (True, False)
     ]
-    described = [group for group in described if group["params"]] or [{"params": [torch.zeros(0)]}]
+    described = [group for group in described if group["params"]] or [
+        {"params": [torch.zeros(0)], "full_lr": 0.0}
+    ]
     optimiser = torch.optim.AdamW(described, eps=eps)
     by_name = {name: p for group in groups for name, p in group.parameters.items()}
     for key, value in saved.items():
@@ -252,6 +257,11 @@ def optimiser_for(
         device = "cpu" if slot == "step" else by_name[name].device  # as AdamW keeps them
         optimiser.state[by_name[name]][slot] = value.to(device)
     return optimiser
+
+
+def _set_lr(optimiser: torch.optim.Optimizer, share: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["full_lr"] * share
 
 
 def _has_gradient(parameters: Mapping[str, nn.Parameter]) -> bool:

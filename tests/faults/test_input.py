@@ -126,7 +126,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "seed": (("--seed=-1",), ("seed", "-1")),
     "top_k": (("method.top_k=0",), ("top_k", "0")),
     "device": (("device=gpu",), ("device", "gpu", "cuda")),
-    "precision": (("precision=fp16",), ("fp16", "GPU", "fp32")),
+    "precision": (("precision=fp16",), ("fp16", "bf16", "fp32")),
     "tasks of a stream": (("stream.n_tasks=99",), ("n_tasks is 99", "allowed: 1 to 9")),
     "projections": (("adapter.targets=[qery]",), ("qery", "query")),
     "replay of a method": (

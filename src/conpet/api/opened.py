@@ -23,8 +23,6 @@ from conpet.training.history import load_task
 from conpet.training.store import RunStore
 from conpet.types import Task
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 @dataclass
 class OpenRun:
@@ -57,7 +55,7 @@ class OpenRun:
     def add_task(self, task: Task) -> None:
         """Encode a task and make it the newest of the state."""
         state = self.state
-        state.history.append(state.store.add_task(task, len(state.history), len(state.labels)))
+        state.history.append(state.store.add_task(task, len(state.history), state.n_classes))
 
 
 def open_run(folder: RunFolder, config: RunConfig, *, with_data: bool) -> OpenRun:
@@ -122,6 +120,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         spec=PhaseSpec(
             epochs=t.epochs,
             batch_size=t.batch_size,
+            eval_batch_size=t.eval_batch_size,
             lr=t.lr,
             schedule=t.schedule,
             weight_decay=t.weight_decay,
@@ -133,7 +132,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         read_out=_read_out(c.read_out, kind, backbone.kind),
         seed=config.seed,
         token_budget=t.token_budget,
-        autocast=HALF.get(precision_of(folder)),
+        autocast=torch.bfloat16 if precision_of(folder) == "bf16" else None,
     )
 
 

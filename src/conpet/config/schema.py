@@ -143,7 +143,7 @@ class TrainConfig(Section):
     epochs: Count = Field(6, description="passes over a task's batches, in each phase")
     batch_size: Count = Field(32, description="examples of a training batch")
     eval_batch_size: Count = Field(
-        64, description="texts of a batch of predict; evaluation goes by token_budget"
+        32, description="examples of a batch of a replayed validation chunk, and of predict"
     )
     lr: float = Field(2e-3, gt=0, description="learning rate of AdamW")
     schedule: Literal["constant", "linear"] = Field(
@@ -181,7 +181,7 @@ class RunConfig(Section):
     train: TrainConfig = Field(TrainConfig(), description="how it is optimised")
     seed: int = Field(1, ge=0, description="initial weights, batches and replay")
     device: Device = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the computation; auto: bf16 where it is fast, else fp32"
     )
     threads: Count | None = Field(None, description="processor threads; null: torch's choice")

@@ -34,6 +34,7 @@ class PhaseSpec:
         epochs: passes over what ``Phase.batches`` yields.
         steps: optimiser steps; where given, it replaces ``epochs``.
         batch_size: examples a batch.
+        eval_batch_size: examples a batch of a replayed validation chunk.
         lr: learning rate of AdamW.
         schedule: ``constant``, or ``linear``: down to 0 at the end of the phase.
         weight_decay: of AdamW, on matrices only.
@@ -46,6 +47,7 @@ class PhaseSpec:
     epochs: int = 6
     steps: int | None = None
     batch_size: int = 32
+    eval_batch_size: int = 32
     lr: float = 2e-3
     schedule: str = "constant"
     weight_decay: float = 0.01

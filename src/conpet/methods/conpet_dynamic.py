@@ -193,7 +193,7 @@ class NewAdapter(Phase):
     def validate(self, state: State) -> float | None:
         """Accuracy on the validation rows that the new adapter answers for, 0..100."""
         rows = state.replay.validation(
-            state.history, self.spec.batch_size, state.rng(self.name, "validation")
+            state.history, self.spec.eval_batch_size, state.rng(self.name, "validation")
         )
         right = total = 0
         for drawn in state.chunks(rows):

@@ -67,7 +67,7 @@ class Tune(Phase):
     def validate(self, state: State) -> float | None:
         """Accuracy averaged over the tasks of the validation rows, 0..100."""
         rows = self.replay.validation(
-            state.history, self.spec.batch_size, state.rng(self.name, "validation")
+            state.history, self.spec.eval_batch_size, state.rng(self.name, "validation")
         )
         right = torch.zeros(len(state.history))
         total = torch.zeros(len(state.history))

@@ -14,7 +14,7 @@ from conpet.errors import ConfigError, MissingDependencyError
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16")
 PACKAGES = (
     "conpet",
     "torch",
@@ -60,7 +60,7 @@ def resolve_precision(name: str, device: torch.device | str = "auto") -> str:
     """``auto`` is bf16 where the device computes it faster than fp32, else fp32.
 
     Raises:
-        ConfigError: a precision that does not exist, or that the device cannot compute.
+        ConfigError: a precision that does not exist.
     """
     if isinstance(device, str):
         device = resolve_device(device)
@@ -68,10 +68,6 @@ def resolve_precision(name: str, device: torch.device | str = "auto") -> str:
         return "bf16" if _fast_bf16(device) else "fp32"
     if name not in PRECISIONS:
         raise ConfigError(f"precision is '{name}'; allowed: auto, {', '.join(PRECISIONS)}")
-    if name == "fp16" and device.type == "cpu":
-        raise ConfigError(
-            "precision is 'fp16', which needs a GPU; on the CPU use bf16, fp32 or auto"
-        )
     return name
 
 

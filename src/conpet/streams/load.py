@@ -31,7 +31,7 @@ def load_stream(
     *,
     data: str | Path | None = None,
     preset: str | None = None,
-    seed: int = 0,
+    seed: int = 100,
     train_per_class: int | None = None,
     valid_per_class: int | None = None,
     test_per_class: int | None = None,

@@ -135,7 +135,8 @@ class Trainer:
                 batch = batches[i]
                 if spec.schedule == "linear":
                     _set_lr(optimiser, 1 - progress.step / total)
-                terms = self.step(phase, batch, parameters, optimiser, progress)
+                closing = progress.epoch + 1 == epochs and i + 1 == last
+                terms = self.step(phase, batch, parameters, optimiser, progress, closing)
                 progress.batch, progress.step = i + 1, progress.step + 1
                 examples = sum(len(b) for b in batch.values())
                 cost.examples += examples
@@ -169,8 +170,10 @@ class Trainer:
         parameters: Mapping[str, nn.Parameter],
         optimiser: torch.optim.Optimizer,
         progress: Progress,
+        closing: bool = False,
     ) -> dict[str, float]:
-        """One batch: loss, backward, and, every ``accumulate`` batches, an optimiser step."""
+        """One batch: loss, backward, and an optimiser step every ``accumulate`` batches and after
+        the phase's last one (``closing``)."""
         spec = phase.spec
         terms = phase.loss(self.state, batch)
         values = {name: float(term.detach()) for name, term in terms.items()}
@@ -180,7 +183,8 @@ class Trainer:
         if total.requires_grad:  # a batch may hold nothing that trains
             self.accelerator.backward(total / spec.accumulate)
             phase.after_backward(self.state)
-        if (progress.step + 1) % spec.accumulate == 0 and _has_gradient(parameters):
+        due = closing or (progress.step + 1) % spec.accumulate == 0
+        if due and _has_gradient(parameters):
             if spec.clip is not None:
                 self.accelerator.clip_grad_norm_(list(parameters.values()), spec.clip)
             optimiser.step()

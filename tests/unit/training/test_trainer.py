@@ -126,12 +126,13 @@ def prepared(*toys: Toy, **options: Any) -> tuple[State, Trainer]:
     return state, Trainer(state, ToyMethod(toys), accelerator=Accelerator(cpu=True), **settings)
 
 
-def adam(gradients: Sequence[float], lr: float = 0.1, eps: float = 1e-8) -> float:
+def adam(gradients: Sequence[float], lr: Sequence[float] = (), eps: float = 1e-8) -> float:
     """w . (1, 1) after AdamW steps with these gradients (equal in both places), without decay."""
     w = m = v = 0.0
-    for t, g in enumerate(gradients, start=1):
+    rates = lr or [0.1] * len(gradients)
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        w -= lr * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + eps)
+        w -= rate * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + eps)
     return 2 * w
 
 
@@ -175,6 +176,21 @@ def test_accumulated_batches_are_one_larger_batch() -> None:
     assert float(large.gradients[0].abs().sum()) == pytest.approx(1.0)
     torch.testing.assert_close(whole, large.gradients, rtol=0, atol=1e-7)
     torch.testing.assert_close(small.weight(a), large.weight(b), rtol=0, atol=1e-7)
+
+
+def test_what_is_left_of_a_group_at_the_end_of_a_phase_is_a_step_of_its_own() -> None:
+    toy = Toy(spec(accumulate=3), groups=((0, 1), (4, 5), (2, 6), (3, 7)))
+    _, _, progress = run(toy)
+    assert progress.cost.steps == 2
+
+
+def test_a_linear_schedule_ends_at_zero() -> None:
+    toy = Toy(spec(epochs=2, schedule="linear"), groups=((0, 1), (0, 7)))
+    state, _, _ = run(toy)
+    gradients = [float(g[0, 0]) for g in toy.gradients]
+    expected = adam(gradients, lr=(0.1, 0.075, 0.05, 0.025))
+    assert total(toy, state) == pytest.approx(expected, abs=1e-6)
+    assert expected != pytest.approx(adam(gradients), abs=1e-2)
 
 
 def test_the_norm_of_the_gradient_is_clipped() -> None:

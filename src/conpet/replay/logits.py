@@ -9,12 +9,15 @@ finds exactly what an uninterrupted one had at this point.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from conpet.runtime.files import disk_errors
+
+_OPEN_FILES = 128  # an open file costs a handle of the process, and a run may have thousands
 
 
 class LogitCache:
@@ -24,6 +27,7 @@ class LogitCache:
         self.folder = folder
         self._tables: dict[str, _Table] = {}
         self._unopened: dict[str, int] = {}  # entries of what a rollback kept and nobody asked for
+        self._open = lru_cache(_OPEN_FILES)(_mapped)
 
     def get(self, key: str, rows: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Look up rows (n,): the logits (n, C), and which of them are known (n,) bool."""
@@ -41,6 +45,7 @@ class LogitCache:
             for path in self.folder.glob("*"):
                 if path.stem not in keys:
                     path.unlink()
+        self._open.cache_clear()
 
     def commit(self) -> dict[str, int]:
         """Write what is pending; the number of entries of each adapter, for ``rollback``."""
@@ -55,6 +60,7 @@ class LogitCache:
         """Forget all that was added since the commit that returned ``counts``."""
         self._tables.clear()
         self._unopened.clear()
+        self._open.cache_clear()
         if self.folder is None or not self.folder.exists():
             return
         with disk_errors(self.folder):
@@ -79,7 +85,7 @@ class LogitCache:
 
     def _table(self, key: str, n_classes: int) -> _Table:
         if key not in self._tables:
-            table = _Table(n_classes)
+            table = _Table(n_classes, self._open)
             if self.folder is not None:
                 table.load(self._paths(key))
             self._tables[key] = table
@@ -102,22 +108,26 @@ def _count(path: Path, size: int) -> int:
 class _Table:
     """One adapter's entries. The rows file begins with one number: the classes C."""
 
-    def __init__(self, n_classes: int) -> None:
+    def __init__(self, n_classes: int, mapped: Callable[[Path, int, int], np.ndarray]) -> None:
         self.n_classes = n_classes
+        self.mapped = mapped
         self.position: dict[int, int] = {}
-        self.stored = np.empty((0, n_classes), np.float32)  # on disk, memory-mapped
+        self.stored: tuple[Path, int] | None = None  # on disk: where, and how many
         self.pending: list[np.ndarray] = []  # each (C,)
         self.pending_rows: list[int] = []
 
     def get(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values = np.zeros((len(rows), self.n_classes), np.float32)
         known = np.zeros(len(rows), bool)
+        stored = np.empty((0, self.n_classes), np.float32)
+        if self.stored is not None:
+            stored = self.mapped(*self.stored, self.n_classes)
+        n = len(stored)
         for i, row in enumerate(rows):
             at = self.position.get(int(row))
             if at is not None:
                 known[i] = True
-                n = len(self.stored)
-                values[i] = self.stored[at] if at < n else self.pending[at - n]
+                values[i] = stored[at] if at < n else self.pending[at - n]
         return values, known
 
     def put(self, rows: np.ndarray, logits: np.ndarray) -> None:
@@ -135,7 +145,7 @@ class _Table:
             return
         rows = np.fromfile(rows_path, np.int64, n + 1)[1:]
         self.position = {int(row): i for i, row in enumerate(rows)}
-        self.stored = np.memmap(values_path, np.float32, "r", shape=(n, self.n_classes))
+        self.stored = values_path, n
 
     def flush(self, paths: tuple[Path, Path]) -> None:
         if not self.pending:
@@ -145,9 +155,11 @@ class _Table:
         _append(values_path, np.stack(self.pending).tobytes())
         _append(rows_path, header + np.array(self.pending_rows, np.int64).tobytes())
         self.pending, self.pending_rows = [], []
-        self.stored = np.memmap(
-            values_path, np.float32, "r", shape=(len(self.position), self.n_classes)
-        )
+        self.stored = values_path, len(self.position)
+
+
+def _mapped(path: Path, n: int, n_classes: int) -> np.ndarray:
+    return np.memmap(path, np.float32, "r", shape=(n, n_classes))
 
 
 def _append(path: Path, data: bytes) -> None:

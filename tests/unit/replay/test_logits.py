@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,20 @@ def test_rollback_drops_what_came_after_the_commit(tmp_path: Path) -> None:
     reopened.put("a-1", np.array([8]), np.array([[8, 8]], np.float32))
     reopened.commit()
     assert LogitCache(tmp_path).get("a-1", np.array([3, 8]), 2)[0].tolist() == [[3, -3], [8, 8]]
+
+
+def test_thousands_of_adapters_do_not_use_up_the_file_handles(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    cache = LogitCache(tmp_path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        for i in range(300):
+            cache.put(f"{i}-1", np.array([3]), np.array([[i]], np.float32))
+        cache.commit()
+        for i in range(300):
+            assert cache.get(f"{i}-1", np.array([3]), 1)[0].tolist() == [[i]]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_damaged_file_is_computed_anew_instead_of_believed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ venv: .venv/ready
 	@start=$$(date +%s); \
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" && \
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,trackers,dev]" && \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[offline,trackers,hub,dev]" && \
 	touch .venv/ready && echo ".venv made in $$(( $$(date +%s) - start )) s"
 
 test: venv

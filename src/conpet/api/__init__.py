@@ -8,7 +8,7 @@ model.predict(["my card was eaten by the machine"])
 
 from conpet.api.model import ContinualModel
 from conpet.api.runs import fit, load, run, stream_of
-from conpet.backbones.base import load_backbone
+from conpet.backbones.loading import load_backbone
 from conpet.streams import load_stream
 
 __all__ = ["ContinualModel", "fit", "load", "load_backbone", "load_stream", "run", "stream_of"]

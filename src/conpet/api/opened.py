@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from conpet.adapters.pool import Pool
-from conpet.backbones.base import load_backbone
+from conpet.backbones.loading import load_backbone
 from conpet.config import RunConfig
 from conpet.encoding.encode import Encoder, TokenStore
 from conpet.methods.base import Method, PhaseSpec, State

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,8 +19,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conpet.errors import ConfigError, did_you_mean
-from conpet.registry import BACKBONES
-from conpet.runtime.machine import resolve_device
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Placement = Literal["houlsby", "pfeiffer"]
@@ -135,46 +132,6 @@ class Backbone(nn.Module, ABC):
                 f"{', '.join(_last_names(self.every_linear()))}"
             )
         return self.families[model_type]
-
-
-def load_backbone(
-    name_or_path: str | Path,
-    *,
-    dtype: str = "fp32",
-    attention: str = "auto",
-    quantisation: str | None = None,
-    device: str = "cpu",
-) -> Backbone:
-    """Load a registered backbone, a folder, or a model of the hub.
-
-    Args:
-        name_or_path: a name of the registry, a local folder, or a hub id; tried in this order.
-        dtype: of the weights: ``fp32``, ``bf16`` or ``fp16``.
-        attention: ``sdpa``, ``eager``, ``flash_attention_2``, or ``auto``: eager on a CPU (three
-            times faster backward under bf16, as fast in fp32), else what transformers chooses.
-        quantisation: ``bitsandbytes-8bit``, ``bitsandbytes-4bit``, ``torchao-int8``, or None.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
-
-    Raises:
-        ConfigError: unknown name or option.
-        MissingDependencyError: a package or device that is not there.
-    """
-    from conpet.backbones.loading import check_options, load_pretrained
-
-    name = str(name_or_path)
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "attention": attention,
-        "quantisation": quantisation,
-        "device": str(resolve_device(device)),
-    }
-    check_options(dtype, attention, quantisation)
-    if name in BACKBONES:
-        backbone: Backbone = BACKBONES.load(name)(**options)
-    else:
-        backbone = load_pretrained(name, **options)
-    _ = backbone.fingerprint  # now: full tuning may change the weights later
-    return backbone
 
 
 def _ends_with(path: str, name: str) -> bool:

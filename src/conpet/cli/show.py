@@ -108,7 +108,7 @@ def show_stream(name: str, *, data: object = None, preset: str | None = None) ->
 
 def show_backbone(name: str) -> Shown:
     """Its family and size; it is loaded for that."""
-    from conpet.backbones.base import load_backbone
+    from conpet.backbones.loading import load_backbone
 
     backbone = load_backbone(name)
     facts = {

@@ -1,23 +1,21 @@
-"""Fill the templates: how numbers and names are written, and nothing else."""
+"""The report's text: what a section shows, and how numbers and names are written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from conpet.evaluation.collect import RunRecord
-from conpet.evaluation.comparison import COSTS, Row
+from conpet.evaluation.comparison import COSTS, Group, Row
 from conpet.evaluation.definitions import DEFINITIONS
+from conpet.evaluation.drawings import Drawing
 from conpet.evaluation.theme import hue
-
-if TYPE_CHECKING:
-    from conpet.evaluation.report import Section
 
 DASH = "–"
 SUMMARY = (
@@ -31,6 +29,54 @@ SUMMARY = (
     "selector_accuracy",
 )
 SPLIT = ("whole_accuracy", "routing", "competition", "within_task", "oracle")
+
+
+@dataclass(frozen=True)
+class Section:
+    """All runs on one stream, as the templates want them.
+
+    Attributes:
+        places: label of a group to its index in the whole report, which gives it its hue.
+        matrices: heat maps by group, one a run.
+    """
+
+    groups: tuple[Group, ...]
+    rows: list[Row]
+    places: dict[str, int]
+    accuracy: list[Drawing]
+    matrices: list[tuple[Group, list[Drawing]]]
+    confusions: list[Drawing]
+    split: list[Drawing]
+    costs: list[Drawing]
+
+    @property
+    def runs(self) -> list[tuple[RunRecord, Group]]:
+        return [(run, group) for group in self.groups for run in group.runs]
+
+    @property
+    def first(self) -> RunRecord:
+        """The run that has learned most, to describe the stream by."""
+        return max((run for run, _ in self.runs), key=lambda run: len(run.tasks))
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        matrices = [drawing for _, drawings in self.matrices for drawing in drawings]
+        return [*self.accuracy, *self.split, *matrices, *self.confusions, *self.costs]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What all runs of the section share, and what they vary."""
+        first = self.first
+        return {
+            "stream": first.stream,
+            "backbone": listing(run.backbone for run, _ in self.runs),
+            "tasks": str(first.n_tasks),
+            "labels learned": f"{sum(len(task.labels) for task in first.tasks):,}",
+            "test examples": f"{sum(first.n_test):,}",
+            "runs": str(len(self.runs)),
+            "seeds": listing(sorted({run.seed for run, _ in self.runs})),
+            "stream fingerprint": first.stream_fingerprint[:12],
+        }
 
 
 def render(template: str, title: str, sections: Sequence[Section]) -> str:

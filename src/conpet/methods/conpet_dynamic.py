@@ -60,6 +60,11 @@ class ConpetDynamic(Method):
         description="what the selector learns to tell apart: tasks (the paper), or labels, whose "
         "probabilities are then summed by task",
     )
+    start: Literal["fresh", "selector"] = Field(
+        default="fresh",
+        description="first weights of a new adapter: fresh (the paper), or those of the selector, "
+        "which has seen all tasks",
+    )
     selector_epochs: int | None = Field(
         default=None, ge=1, description="epochs of the selector phase; None: train.epochs"
     )
@@ -168,6 +173,19 @@ class NewAdapter(Phase):
             n_classes=len(state.task.labels),
             role="task",
         )
+        if self.method.start == "selector" and SELECTOR in state.pool:
+            self._take_over(state)
+
+    def _take_over(self, state: State) -> None:
+        """The selector's weights, and its rows of the new labels where it tells labels apart."""
+        first = state.task.first_column if self.method.selector_target == "label" else None
+        tensors = state.pool.tensors(state.task.name)
+        for key, value in state.pool.tensors(SELECTOR).items():
+            if not key.startswith("head."):
+                tensors[key] = value
+            elif first is not None:
+                tensors[key] = value[first:]
+        state.pool.load_tensors(state.task.name, tensors)
 
     def trainable(self, state: State) -> Sequence[ParamGroup]:
         return [ParamGroup(state.pool.parameters_of(state.task.name), self.spec.lr)]

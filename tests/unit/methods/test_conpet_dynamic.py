@@ -88,16 +88,34 @@ def test_the_selector_goes_on_from_where_it_was() -> None:
         assert torch.equal(watch.tensors[key][: len(tensor)], tensor)
 
 
-class AtFirstStep(Observer):
-    """The selector as its phase begins."""
+@pytest.mark.parametrize("target", ["task", "label"])
+def test_an_adapter_may_start_as_a_copy_of_the_selector(target: Any) -> None:
+    state = tiny_state(replay=DynamicReplay(10), spec=SPEC)
+    method = ConpetDynamic(start="selector", selector_target=target)
+    teach(state, method, STREAM.tasks[0])
+    watch = AtFirstStep(state, "adapter", "task-2")
+    teach(state, method, STREAM.tasks[1], observer=watch)
+    assert watch.tensors is not None
+    for key, tensor in state.pool.tensors(SELECTOR).items():
+        if not key.startswith("head."):
+            assert torch.equal(watch.tensors[key], tensor)
+        elif target == "label":  # the rows of the new labels
+            assert torch.equal(watch.tensors[key], tensor[2:])
+    assert len(watch.tensors["head.weight"]) == 2
+    moved = state.pool.tensors("task-2")
+    assert not all(torch.equal(moved[key], tensor) for key, tensor in watch.tensors.items())
 
-    def __init__(self, state: Any) -> None:
-        self.state = state
+
+class AtFirstStep(Observer):
+    """An adapter as a phase begins."""
+
+    def __init__(self, state: Any, phase: str = "selector", name: str = SELECTOR) -> None:
+        self.state, self.phase, self.name = state, phase, name
         self.tensors: dict[str, torch.Tensor] | None = None
 
     def phase_started(self, name: str, steps: int, done: int = 0, epochs: int = 1) -> None:
-        if name == "selector":
-            self.tensors = self.state.pool.tensors(SELECTOR)
+        if name == self.phase:
+            self.tensors = self.state.pool.tensors(self.name)
 
 
 @pytest.mark.parametrize("replay", [DynamicReplay(10), FullReplay(), MemoryReplay(2), NoReplay()])

@@ -132,6 +132,44 @@ def test_another_kind_of_examples(conpet: Conpet, run: Path, tmp_path: Path) -> 
     assert files_of(run) == before
 
 
+def test_the_run_keeps_the_name_of_its_stream(longer: Path, data: Path) -> None:
+    state = json.loads((longer / "state.json").read_text())
+    assert state["stream"] == data.stem
+    assert json.loads((longer / "stream.json").read_text())["name"] == data.stem
+
+
+def test_columns_groups_and_a_data_folder_of_the_run(
+    conpet: Conpet, more: Path, tmp_path: Path
+) -> None:
+    """New data have the run's own columns; its old data folder may be gone."""
+
+    def written(name: str, tasks: list[str]) -> Path:
+        lines = [{"sentence": r["text"], "intent": r["label"]} for t in tasks for r in rows([t])]
+        return write_rows(tmp_path / name, lines)
+
+    def groups(*tasks: str) -> None:
+        labels = {t: sorted({r["label"] for r in rows([t])}) for t in tasks}
+        (tmp_path / "groups.json").write_text(json.dumps(labels))
+
+    folder, gone = tmp_path / "run", tmp_path / "gone"
+    gone.mkdir()
+    groups("one", "two")
+    columns = "stream.fields={text: sentence, label: intent}"
+    own = (f"--stream={written('own.jsonl', ['one', 'two'])}", columns, f"--data={gone}")
+    grouped = f"stream.groups={tmp_path / 'groups.json'}"
+    done = conpet("run", *own, grouped, *TINY, *METHOD, f"--out={folder}")
+    assert done.code == 0, done.err
+    gone.rmdir()
+    asked = written("ask.jsonl", ["one"])
+    assert conpet("predict", folder, "--input", asked).code == 0
+    assert conpet("learn", folder, written("three.jsonl", ["three"]), "--quiet").code == 0
+    groups("one", "two", "three", "four")
+    longer = written("longer.jsonl", ["one", "two", "three", "four"])
+    result = conpet("learn", folder, longer, "--quiet")
+    assert result.code == 0, result.err
+    assert tasks_of(folder) == ["one", "two", "three", "four"]
+
+
 def test_a_stream_that_extends_the_runs_own(
     conpet: Conpet, run: Path, data: Path, longer: Path, tmp_path: Path
 ) -> None:

@@ -160,6 +160,11 @@ DYNAMIC: dict[str, Fault] = {
         "argument": ".rows",
         "call": 4,
     },
+    "the logits, between the first values and their rows": {
+        "target": "conpet.replay.logits:_append",
+        "argument": ".rows",
+        "call": 1,
+    },
     "the logits, a row not yet whole": {
         "target": "conpet.replay.logits:_append",
         "argument": ".rows",

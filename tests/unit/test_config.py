@@ -75,6 +75,29 @@ def test_overrides_may_be_a_mapping() -> None:
     assert config.stream.tasks == ("b", "a")
 
 
+def test_a_short_section_and_a_key_of_it_go_together_in_any_order() -> None:
+    words = ["adapter=bottleneck", "adapter.size=16"]
+    mapping = {"adapter": "bottleneck", "adapter.size": 16}
+    for overrides in (words, words[::-1], mapping, dict(reversed(mapping.items()))):
+        config = load_config(None, overrides, stream="x")
+        assert (config.adapter.kind, config.adapter.size) == ("bottleneck", 16)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["method.balance=true", "replay=full"], "this run's is full"),
+        (["method.start=selector", "method.top_k=all"], "there is none"),
+        (["method=per-task", "forward_rows=true"], "only for tasks that it has learned"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_learned(
+    words: list[str], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        load_config(None, words, stream="x")
+
+
 def test_command_line_options_are_left_out_when_none() -> None:
     assert load_config(None, ["stream.name=x"], method=None, seed=None).seed == 1
 

@@ -14,7 +14,7 @@ all. No pickle.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,11 @@ class AdapterCard:
         labels: the classes of the head's rows, in order.
         task: the adapter's name when it was saved.
         role: ``task``, ``selector``, ...
-        extra: the saver's own facts, JSON values.
     """
 
     labels: tuple[str, ...] = ()
     task: str = ""
     role: str = "task"
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_adapter(
@@ -56,7 +54,6 @@ def save_adapter(
     name: str,
     folder: Path,
     labels: Sequence[str] = (),
-    extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write adapter ``name`` and its head as ``folder``, in place of what was there.
 
@@ -76,7 +73,6 @@ def save_adapter(
         "labels": list(labels),
         "backbone": {"name": pool.backbone.name, "fingerprint": pool.backbone.fingerprint},
         "fingerprint": pool.fingerprint(name),
-        "extra": dict(extra or {}),
     }
     try:
         with new_folder(Path(folder)) as new:
@@ -205,4 +201,4 @@ def _check_card(
 
 
 def _card(card: Mapping[str, Any]) -> AdapterCard:
-    return AdapterCard(tuple(card["labels"]), card["task"], card["role"], card["extra"])
+    return AdapterCard(tuple(card["labels"]), card["task"], card["role"])

@@ -22,6 +22,7 @@ from conpet.events import Observer, Observers
 from conpet.runtime import (
     peak_memory_bytes,
     read_json,
+    reset_peak_memory,
     resolve_device,
     seed_everything,
     set_deterministic,
@@ -45,7 +46,7 @@ def learn_stream(run: OpenRun, stream: Stream, observer: Observer | None = None)
         cpu=device.type == "cpu",
         mixed_precision="no",  # the state casts by itself, in training and at prediction alike
         log_with=list(config.trackers) or None,
-        project_dir=str(run.folder.path),
+        project_dir=str(run.folder.trackers),
     )
     run.encode(stream.tasks[done:])
     run.state.planned = len(stream.tasks)
@@ -74,10 +75,16 @@ def _learn_task(
     """Train on one task, evaluate on all learned ones, commit."""
     task, state = stream.tasks[index], run.state
     state.spec = replace(state.spec, lr=run.config.train.lr_at(index + 1))
+    reset_peak_memory(state.device)
     watch.task_started(index + 1, len(stream.tasks), task.name)
     run.add_task(task)
-    for warning in _warnings(task):
+    for warning in _warnings(run):
         watch.note("warning", f"task '{task.name}': {warning}")
+    if run.truncated[task.name]:
+        watch.note(
+            "info",
+            f"task '{task.name}': {run.truncated[task.name]} texts were cut to fit the model",
+        )
     fingerprint = stream.fingerprints[task.name]
     cost = trainer.learn(run.store.load_checkpoint(state, fingerprint))
     started = time.perf_counter()
@@ -102,7 +109,7 @@ def _evaluate(run: OpenRun, stream: Stream, index: int) -> list[float | None]:
     lines: list[str] = []
     row: list[float | None] = []
     for task in stream.tasks[:upto]:
-        row.append(score(answers[task.name], task.test))
+        row.append(score(stream.metric, answers[task.name], task.test))
         for example, a in zip(task.test, answers[task.name], strict=True):
             facts: dict[str, Any] = {"id": example.id, "task": task.name, "truth": example.label}
             facts |= {"label": a.label, "score": a.score, "routed": a.routed, "oracle": a.oracle}
@@ -156,11 +163,10 @@ def _commit(
     run.data.append(stream.tasks[index])
 
 
-def _warnings(task: Task) -> Iterator[str]:
-    if len(task.train) == 1 or len(task.labels) == 1:
-        what = "one training example" if len(task.train) == 1 else "one label"
-        yield f"it has {what}; an adapter of its own cannot learn from that, a selector can"
-    if not task.valid:
+def _warnings(run: OpenRun) -> Iterator[str]:
+    yield from run.method.warnings(run.state)
+    specs = [phase.spec for phase in run.method.phases(run.state)]
+    if not len(run.state.task.valid) and any(s.select == "best" and s.epochs for s in specs):
         yield "it has no validation examples; the last state is kept instead of the best"
 
 

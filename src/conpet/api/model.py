@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -59,6 +59,11 @@ class ContinualModel:
         rows = read_json(self.folder.matrix)["values"][: len(self.tasks)]
         return AccuracyMatrix.from_rows(self.tasks, [row[: len(self.tasks)] for row in rows])
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The columns in which the run's data differ from the defaults of ``load_stream``."""
+        return dict(read_json(self.folder.stream).get("fields", {}))
+
     # Verbs ---------------------------------------------------------------------------------------
 
     def predict(self, inputs: Sequence[str | Example]) -> list[Prediction]:
@@ -95,17 +100,27 @@ class ContinualModel:
         self._check_ready(run.state)
         tests = [task.test for task in run.data or []]
         answers = evaluate(run.state, self.method, run.state.history)
-        row = [score(answers[name], test) for name, test in zip(self.tasks, tests, strict=True)]
+        metric = read_json(self.folder.stream)["metric"]
+        row = [
+            score(metric, answers[name], test) for name, test in zip(self.tasks, tests, strict=True)
+        ]
         return summary(self.tasks, row, [len(test) for test in tests])
 
     def learn(
-        self, source: str | Path | Stream | Task, *, observer: Observer | None = None
+        self,
+        source: str | Path | Stream | Task,
+        *,
+        data: str | Path | None = None,
+        observer: Observer | None = None,
     ) -> ContinualModel:
-        """Learn more: a task, a data file with new labels, or a stream that extends the run's."""
+        """Learn more: a task, a data file with new labels, or a stream that extends the run's.
+
+        ``data`` is the folder of a named stream's files, where it is no longer the run's own.
+        """
         with self.folder.locked():
             self._refresh()
             facts = read_json(self.folder.stream)
-            stream = self._as_stream(source, cast(Kind, facts["kind"]))
+            stream = self._as_stream(source, facts, data)
             learned = {task["name"]: task["fingerprint"] for task in self.store.tasks}
             missing = [name for name in facts["fingerprints"] if name not in learned]
             if missing and not stream.extends(facts["fingerprints"]):
@@ -117,6 +132,8 @@ class ContinualModel:
                 prints = stream.fingerprints  # some may be learned already: the rest after a crash
                 new = [task for task in stream.tasks if prints[task.name] != learned.get(task.name)]
                 stream = replace(stream, tasks=(*self._learned_tasks(), *new))
+            own = {key: facts[key] for key in ("name", "metric", "attribution")}
+            stream = replace(stream, **own)  # more of the run's stream, whatever the file is called
             self.learn_stream(stream, observer)
             write_json_atomic(
                 self.folder.stream, facts | {"fingerprints": dict(stream.fingerprints)}
@@ -148,28 +165,43 @@ class ContinualModel:
         if store.record != self.store.record:
             self.store, self._run = store, None
 
-    def _as_stream(self, source: str | Path | Stream | Task, kind: Kind) -> Stream:
+    def _as_stream(
+        self,
+        source: str | Path | Stream | Task,
+        facts: Mapping[str, Any],
+        data: str | Path | None,
+    ) -> Stream:
         """``source`` as a stream; files are read with the settings of the run's own stream."""
+        kind = cast(Kind, facts["kind"])
         if isinstance(source, Stream):
             return source
         if isinstance(source, Task):
             return Stream(name=source.name, kind=kind, tasks=(source,))
         c = self.config.stream
-        stream = load_stream(
-            str(source),
-            data=c.data,
-            preset=c.preset,
-            seed=c.seed,
-            train_per_class=c.train_per_class,
-            valid_per_class=c.valid_per_class,
-            test_per_class=c.test_per_class,
-            fields=c.fields,
-        )
+        if data is None and c.data is not None and Path(c.data).is_dir():
+            data = c.data
+        settings: dict[str, Any] = {
+            "data": data,
+            "preset": c.preset,
+            "seed": c.seed,
+            "train_per_class": c.train_per_class,
+            "valid_per_class": c.valid_per_class,
+            "test_per_class": c.test_per_class,
+            "fields": self.fields,
+        }
+        stream = load_stream(str(source), **settings)
+        known = {label for task in self.store.tasks for label in task["labels"]}
+        if c.groups is not None and known & set(stream.labels):  # the run's stream, grown longer
+            stream = load_stream(str(source), **settings, groups=c.groups)
         if stream.kind != kind:
             raise DataError(
                 f"'{source}' holds examples of kind '{stream.kind}', and the run learned '{kind}'; "
                 "give examples with the same kind of entity spans"
             )
+        names = [task.name for task in stream.tasks]
+        if set(self.tasks) <= set(names):  # learned tasks first, in the order of the run
+            order = [*self.tasks, *(name for name in names if name not in self.tasks)]
+            stream = stream.reorder(order)
         return stream
 
     def _learned_tasks(self) -> list[Task]:

@@ -89,7 +89,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     set_threads(config.threads)
     device = resolve_device(config.device)
     c, a, t = config.backbone, config.adapter, config.train
-    quantisation = None if c.quantisation == "none" else f"bitsandbytes-{c.quantisation}"
+    quantisation = None if c.quantisation == "none" else c.quantisation
     backbone = load_backbone(
         c.name, dtype=c.dtype, attention=c.attention, quantisation=quantisation, device=str(device)
     )
@@ -115,7 +115,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         backbone=backbone,
         pool=pool,
         store=TokenStore(encoder, folder.tokens if with_data else None),
-        replay=_replay(config, method),
+        replay=_replay(config),
         logits=LogitCache(folder.logits if with_data else None),
         spec=PhaseSpec(
             epochs=t.epochs,
@@ -145,9 +145,8 @@ def _read_out(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:
     return "last" if backbone_kind == "decoder" else "mean"
 
 
-def _replay(config: RunConfig, method: Method) -> Replay:
-    r = config.replay
-    kind = method.default_replay if r.kind == "auto" else r.kind
+def _replay(config: RunConfig) -> Replay:
+    r, kind = config.replay, config.replay_kind
     if kind == "dynamic":
         return DynamicReplay(r.batch_limit, r.new_to_old)
     if kind == "memory":

@@ -17,6 +17,7 @@ from conpet.runtime import (
     write_json_atomic,
 )
 from conpet.streams import Stream, load_stream
+from conpet.streams.load import fields_of
 from conpet.training.store import RunStore
 
 
@@ -108,8 +109,9 @@ def _begin(folder: RunFolder, config: RunConfig, stream: Stream) -> None:
         folder.environment,
         environment() | {"precision": resolve_precision(config.precision, config.device)},
     )
-    facts = {"name": stream.name, "kind": stream.kind, "metric": stream.metric}
+    facts: dict[str, Any] = {"name": stream.name, "kind": stream.kind, "metric": stream.metric}
     facts["attribution"] = stream.attribution
+    facts["fields"] = fields_of(config.stream.name, config.stream.fields)
     write_json_atomic(folder.stream, facts | {"fingerprints": stream.fingerprints})
     folder.write_text(folder.config, config.to_yaml())  # last: it says that the rest is there
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from conpet.evaluation.continual import average_accuracy, whole_accuracy
 from conpet.evaluation.evaluator import Answer
-from conpet.evaluation.scoring import accuracy
+from conpet.registry import METRICS
 from conpet.types import Example
 
 
-def score(answers: Sequence[Answer], tests: Sequence[Example]) -> float:
-    return accuracy([a.label for a in answers], [str(e.label) for e in tests])
+def score(metric: str, answers: Sequence[Answer], tests: Sequence[Example]) -> float:
+    """0..100 by a metric of the METRICS registry."""
+    return METRICS.load(metric)([a.label for a in answers], [str(e.label) for e in tests])
 
 
 def summary(

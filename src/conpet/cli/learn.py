@@ -8,6 +8,7 @@ import typer
 
 from conpet.cli.common import (
     AsJson,
+    Data,
     DeviceName,
     Quiet,
     Run,
@@ -21,6 +22,7 @@ from conpet.cli.common import (
 def verb(
     run: Run,
     source: Annotated[str, typer.Argument(help="Data with new labels, or a longer stream.")],
+    data: Data = None,
     device: DeviceName = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -35,6 +37,6 @@ def verb(
         from conpet import api
         from conpet.events import Console
 
-        api.load(run, device=device).learn(source, observer=Console(quiet=quiet))
+        api.load(run, device=device).learn(source, data=data, observer=Console(quiet=quiet))
         summary = run_summary(run)
     emit(summary, summary_text(summary), as_json)

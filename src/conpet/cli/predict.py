@@ -16,13 +16,20 @@ from conpet.errors import ConfigError
 if TYPE_CHECKING:
     from conpet.types import Example, Prediction
 
+INPUT = ("text", "head", "tail", "mentions", "spans")
+"""Columns that say what an input is; its id is a column ``id``, whatever the training data had."""
+
 
 def verb(
     run: Run,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts.", show_default=False)] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--input", help="JSONL with text and, where wanted, id, head, tail."),
+        typer.Option(
+            "--input",
+            help="JSONL, CSV or Parquet with the columns of the run's own data: text and, where it "
+            "has them, head and tail or mentions; id where wanted.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="JSONL with id, label, score and tasks.")
@@ -46,8 +53,11 @@ def verb(
         from conpet.runtime import write_bytes_atomic
         from conpet.streams import load_inputs
 
-        inputs: Sequence[str | Example] = texts or load_inputs(source or "")
-        answers = api.load(run, device=device).predict(inputs)
+        model = api.load(run, device=device)
+        inputs: Sequence[str | Example] = texts or load_inputs(
+            source or "", fields={k: v for k, v in model.fields.items() if k in INPUT}
+        )
+        answers = model.predict(inputs)
         if output is not None:
             write_bytes_atomic(output, (_lines(answers) + "\n").encode())
     if as_json:

@@ -65,9 +65,9 @@ def _build(
             )
         if value is not None:
             over.update(value_at(tuple(FLAT[name].split(".")), value, f"given as {name}"))
-    words = _values_of(overrides)
-    words.tree = expand_names(words.tree)
-    over.update(words)
+    for word in _values_of(overrides):  # one by one: `adapter=bottleneck adapter.size=16`
+        word.tree = expand_names(word.tree)
+        over.update(word)
     values.update(over)
     values = _over_profile(values)
     try:
@@ -76,13 +76,13 @@ def _build(
         raise config_error(error, values) from None
 
 
-def _values_of(overrides: Iterable[str] | Mapping[str, Any]) -> Values:
+def _values_of(overrides: Iterable[str] | Mapping[str, Any]) -> Iterable[Values]:
     if not isinstance(overrides, Mapping):
         return values_of_words(overrides)
-    values = Values()
-    for name, value in overrides.items():
-        values.update(value_at(tuple(name.split(".")), value, "among the overrides"))
-    return values
+    return [
+        value_at(tuple(name.split(".")), value, "among the overrides")
+        for name, value in overrides.items()
+    ]
 
 
 def _over_profile(values: Values) -> Values:

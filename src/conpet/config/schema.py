@@ -92,8 +92,8 @@ class BackboneConfig(Section):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="attention implementation of transformers"
     )
-    quantisation: Literal["none", "8bit", "4bit"] = Field(
-        "none", description="of the frozen weights, by bitsandbytes"
+    quantisation: Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8"] = Field(
+        "none", description="of the frozen weights"
     )
     max_length: int = Field(128, ge=8, description="tokens of an input; longer texts are truncated")
     prompt: Literal["auto", "plain", "entity", "entity-last"] = Field(
@@ -212,6 +212,18 @@ class RunConfig(Section):
                     f"{key} is '{given}', which method '{self.method.name}' cannot use; "
                     f"allowed: {', '.join(allowed)}"
                 )
+        if self.forward_rows and method.needs_task_id:
+            raise ConfigError(
+                f"forward_rows asks for tasks that are not learned yet, and method "
+                f"'{self.method.name}' answers only for tasks that it has learned; leave it out"
+            )
+        self.build_method().check(self.replay_kind)
+
+    @property
+    def replay_kind(self) -> str:
+        """``replay.kind``, with the method's own default for ``auto``."""
+        default: str = METHODS.load(self.method.name).default_replay
+        return default if self.replay.kind == "auto" else self.replay.kind
 
     def build_method(self) -> Any:
         """The method with its options: an instance of the registered dataclass."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,8 @@ def values_of_text(text: str, name: str) -> Values:
     return Values(tree, origin)
 
 
-def values_of_words(words: Iterable[str]) -> Values:
+def values_of_words(words: Iterable[str]) -> Iterator[Values]:
     """``["train.lr=1e-3"]`` -> ``{"train": {"lr": 0.001}}``; values are typed as in YAML."""
-    values = Values()
     for word in words:
         name, equals, text = word.partition("=")
         key = tuple(name.strip().split("."))
@@ -135,8 +134,7 @@ def values_of_words(words: Iterable[str]) -> Values:
                 f"'{word}' is no setting; write key=value, e.g. train.lr=1e-3 (conpet show config)"
             )
         value = parse_yaml(text, f"the value of {name}")[0]
-        values.update(value_at(key, value, "on the command line"))
-    return values
+        yield value_at(key, value, "on the command line")
 
 
 def value_at(key: Key, value: Any, place: str) -> Values:

@@ -157,18 +157,13 @@ class TokenStore:
 
 
 def length_buckets(
-    lengths: np.ndarray, batch_size: int, rng: np.random.Generator | None
+    lengths: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Positions 0..n-1 in batches of similar length; each once, and one batch may be smaller.
 
-    With ``rng``: shuffled, sorted by length within groups of batches, and the batches shuffled.
-    Without: sorted by length.
+    Shuffled, sorted by length within groups of batches, and the batches shuffled.
     """
-    n = len(lengths)
-    if rng is None:
-        order = np.argsort(lengths, kind="stable")
-        return _cut(order, batch_size)
-    order = rng.permutation(n)
+    order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
     for group in _cut(order, batch_size * _SORTED_TOGETHER):
         batches += _cut(group[np.argsort(lengths[group], kind="stable")], batch_size)

@@ -356,6 +356,17 @@ class Method(Protocol):
     replay_kinds: ClassVar[tuple[str, ...]] = ("none",)
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "full")
 
+    def check(self, replay: str) -> None:
+        """Raise ConfigError where an option does not go with another or with the kind of replay.
+
+        Asked before anything is learned.
+        """
+        return None
+
+    def warnings(self, state: State) -> Sequence[str]:
+        """What a person should know of the newest task before it is learned."""
+        return ()
+
     def phases(self, state: State) -> Sequence[Phase]:
         """What is optimised for the newest task of the history, in order."""
         ...

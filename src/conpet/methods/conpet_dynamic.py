@@ -16,7 +16,6 @@ from conpet.errors import ConfigError
 from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, PhaseSpec, RowBatches, State
 from conpet.methods.tune import Tune
 from conpet.objectives.classify import cross_entropy
-from conpet.replay.dynamic import DynamicReplay
 from conpet.routing.base import oracle
 from conpet.routing.selector import top_k
 from conpet.types import Batch, Routing
@@ -72,6 +71,25 @@ class ConpetDynamic(Method):
         default=None, gt=0.0, description="learning rate of the selector phase; None: train.lr"
     )
 
+    def check(self, replay: str) -> None:
+        if self.balance and replay != "dynamic":
+            raise ConfigError(
+                "method.balance=true knows the shares of tasks in a batch for replay.kind=dynamic "
+                f"alone, and this run's is {replay}; leave one of the two out"
+            )
+        if self.start == "selector" and self.top_k == "all":
+            raise ConfigError(
+                "method.start=selector needs a selector, and with method.top_k=all there is none; "
+                "leave one of the two out"
+            )
+
+    def warnings(self, state: State) -> Sequence[str]:
+        task = state.task
+        if len(task.labels) > 1 and len(task.train) > 1:
+            return ()
+        what = "one label" if len(task.labels) == 1 else "one training example"
+        return [f"it has {what}; an adapter of its own cannot learn from that, a selector can"]
+
     def phases(self, state: State) -> Sequence[Phase]:
         phases: list[Phase] = []
         if len(state.history) >= 2 and self.top_k != "all":
@@ -94,13 +112,8 @@ class ConpetDynamic(Method):
         by_label = self.selector_target == "label"
         rows = len(state.labels) if by_label else len(state.history)
         kind = BalancedSelector if self.balance else Selector
-        replay, target = state.replay, self.selector_target
-        if self.balance and not isinstance(replay, DynamicReplay):
-            raise ConfigError(
-                "method.balance=true knows the shares of tasks in a batch for replay.kind=dynamic "
-                "alone; leave one of the two out"
-            )
-        return kind("selector", spec, SELECTOR, "selector", rows, replay, target)
+        target = self.selector_target
+        return kind("selector", spec, SELECTOR, "selector", rows, state.replay, target)
 
     def route(self, state: State, batch: Batch) -> Routing:
         return self.routed(state, batch)

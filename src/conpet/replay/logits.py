@@ -42,9 +42,10 @@ class LogitCache:
         self._tables = {key: table for key, table in self._tables.items() if key in keys}
         self._unopened = {key: n for key, n in self._unopened.items() if key in keys}
         if self.folder is not None:
-            for path in self.folder.glob("*"):
-                if path.stem not in keys:
-                    path.unlink()
+            with disk_errors(self.folder):
+                for path in self.folder.glob("*"):
+                    if path.stem not in keys:
+                        path.unlink()
         self._open.cache_clear()
 
     def commit(self) -> dict[str, int]:
@@ -66,6 +67,9 @@ class LogitCache:
         with disk_errors(self.folder):
             for rows_path in self.folder.glob("*.rows"):
                 self._cut(rows_path.stem, counts.get(rows_path.stem, 0))
+            for values_path in self.folder.glob("*.logits"):  # of a first write that was cut short
+                if not values_path.with_suffix(".rows").exists():
+                    values_path.unlink()
 
     def _cut(self, key: str, kept: int) -> None:
         """Leave the first ``kept`` entries; none where the files are damaged: compute them anew."""

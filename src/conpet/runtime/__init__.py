@@ -17,13 +17,12 @@ from conpet.runtime.machine import (
     set_deterministic,
     set_threads,
 )
-from conpet.runtime.seeds import derive_seed, generator, rng, seed_everything
+from conpet.runtime.seeds import derive_seed, rng, seed_everything
 
 __all__ = [
     "RunFolder",
     "derive_seed",
     "environment",
-    "generator",
     "peak_memory_bytes",
     "read_json",
     "read_tensors",

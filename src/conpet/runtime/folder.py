@@ -69,11 +69,6 @@ class RunFolder:
         return self.path / "history"
 
     @property
-    def replay(self) -> Path:
-        """What is kept of old tasks."""
-        return self.path / "replay"
-
-    @property
     def logits(self) -> Path:
         """Cached logits of frozen adapters."""
         return self.path / "logits"
@@ -94,11 +89,6 @@ class RunFolder:
         return self.path / "checkpoint" / "task.safetensors"
 
     @property
-    def report(self) -> Path:
-        """Tables, figures and the page."""
-        return self.path / "report"
-
-    @property
     def trackers(self) -> Path:
         """Files of TensorBoard and the like."""
         return self.path / "trackers"
@@ -106,7 +96,7 @@ class RunFolder:
     @property
     def parts(self) -> tuple[Path, ...]:
         """The folders that a run fills and tidies up."""
-        kept = (self.adapters, self.router, self.learner, self.history, self.replay)
+        kept = (self.adapters, self.router, self.learner, self.history)
         return (*kept, self.logits, self.predictions, self.tokens, self.checkpoint.parent)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 
 def derive_seed(*parts: object) -> int:
@@ -23,13 +23,6 @@ def derive_seed(*parts: object) -> int:
 def rng(*parts: object) -> np.random.Generator:
     """A numpy generator seeded by ``derive_seed(*parts)``."""
     return np.random.default_rng(derive_seed(*parts))
-
-
-def generator(*parts: object) -> torch.Generator:
-    """A torch generator on the CPU, seeded by ``derive_seed(*parts)``."""
-    import torch
-
-    return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 def seed_everything(seed: int) -> None:

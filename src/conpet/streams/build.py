@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from conpet.errors import DataError, did_you_mean
+from conpet.registry import METRICS
 from conpet.streams.base import Kind, Stream
 from conpet.streams.checks import SPLITS, Split
 from conpet.streams.readers import (
@@ -37,6 +38,7 @@ def build(card: Card, find: Find, seed: int) -> Stream:
     Args:
         seed: decides what is carved where the data have no valid or test part.
     """
+    METRICS.entry(card.metric)  # raises, with the closest name
     kind, records = _read(card, find)
     groups = _groups(card, records, find)
     unique = _drop_duplicates(records)

@@ -85,6 +85,16 @@ def load_inputs(source: str | Path, *, fields: Mapping[str, Any] | None = None) 
     return read_unlabelled(read_rows(Path(source)), parse(Fields, fields or {}, "fields"))
 
 
+def fields_of(source: str | Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The columns in which a stream differs from the defaults, by its card and by ``fields``."""
+    path, own = Path(source), {}
+    if isinstance(source, str) and source in STREAMS:
+        own = STREAMS.load(source).fields.model_dump(exclude_unset=True)
+    elif path.suffix.lower() in (".yaml", ".yml") and path.is_file():
+        own = read_card(path).fields.model_dump(exclude_unset=True)
+    return own | dict(fields or {})
+
+
 def _card(source: str | Path, seed: int) -> tuple[Card, Path | None]:
     """The card that ``source`` means, and the folder where its files are looked for first."""
     path = Path(source).expanduser()

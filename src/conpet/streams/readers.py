@@ -65,6 +65,8 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} line {error.lineno}: broken JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number too long, or nested too deep
+        raise DataError(f"{path}: broken JSON ({error}); mend it") from error
 
 
 def read_text(path: Path) -> str:

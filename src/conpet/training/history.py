@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
-from conpet.errors import CheckpointError
+from conpet.errors import CheckpointError, DataError
 from conpet.runtime import write_bytes_atomic
 from conpet.types import Example, Task
 
@@ -32,7 +33,7 @@ def load_task(path: Path) -> Task:
         for line in lines:
             split, id_, text, label, entities = json.loads(line)
             parts[split].append(Example(id_, text, label, tuple((a, b) for a, b in entities)))
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error, DataError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); it holds the data of a learned task, as gzip JSONL. "
             "Restore the file from a copy of the run folder; predictions work without it"

@@ -26,6 +26,7 @@ from conpet.runtime import (
     write_json_atomic,
     write_tensors_atomic,
 )
+from conpet.runtime.files import disk_errors
 from conpet.training.trainer import Progress
 
 VERSION = 1
@@ -95,7 +96,7 @@ class RunStore:
         write_json_atomic(self.folder.state, self.record)
         for name in state.pool.changed:
             state.pool.mark_saved(name)
-        self.folder.checkpoint.unlink(missing_ok=True)
+        self._remove_checkpoint()
         self._clean()
 
     def finish_commit(self) -> None:
@@ -104,8 +105,12 @@ class RunStore:
         if path.exists():
             _, meta = read_tensors(path)
             if meta.get("task_fingerprint") in [task["fingerprint"] for task in self.tasks]:
-                path.unlink()
+                self._remove_checkpoint()
         self._clean()
+
+    def _remove_checkpoint(self) -> None:
+        with disk_errors(self.folder.checkpoint):
+            self.folder.checkpoint.unlink(missing_ok=True)
 
     def _clean(self) -> None:
         """Remove what older commits wrote and this one no longer names."""
@@ -113,7 +118,9 @@ class RunStore:
         wanted.add(self.record.get("learner"))
         for parent in ("adapters", "router", "learner"):
             for path in (self.folder.path / parent).glob("*"):
-                if f"{parent}/{path.name}" not in wanted:
+                if f"{parent}/{path.name}" in wanted:
+                    continue
+                with disk_errors(path):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     # The checkpoint inside a task ----------------------------------------------------------------

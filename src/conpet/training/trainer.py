@@ -122,7 +122,8 @@ class Trainer:
         if epochs and not progress.begun:
             cost.tuned_parameters += sum(p.numel() for p in parameters.values())
         passes, announced = state.passes, None
-        while progress.epoch < epochs and (most is None or progress.step < most):
+        # A batch count that is not 0 is an epoch that has yet to be closed, by its validation.
+        while progress.epoch < epochs and (most is None or progress.step < most or progress.batch):
             batches = phase.batches(state, progress.epoch)
             total = most or len(batches) * spec.epochs
             if announced != total:

@@ -24,7 +24,7 @@ Fill = Callable[..., Pool]
 @pytest.fixture
 def saved(backbone: Any, filled: Fill, tmp_path: Path) -> tuple[Pool, Path]:
     pool = filled(Pool(backbone, rank=3), "people", n_classes=2)
-    save_adapter(pool, "people", tmp_path / "01-people", ["x", "ü"], {"step": 7})
+    save_adapter(pool, "people", tmp_path / "01-people", ["x", "ü"])
     return pool, tmp_path / "01-people"
 
 
@@ -36,13 +36,13 @@ def test_round_trip_is_exact(
     backbone: Any, filled: Fill, tmp_path: Path, options: dict[str, Any], n_classes: int
 ) -> None:
     pool = filled(Pool(backbone, **options), "a", n_classes=n_classes)
-    save_adapter(pool, "a", tmp_path / "a", ["x", "y"][:n_classes], {"step": 7})
+    save_adapter(pool, "a", tmp_path / "a", ["x", "y"][:n_classes])
     digest = pool.fingerprint("a")
     pool.remove("a")
     card = load_adapter(pool, "b", tmp_path / "a", role="selector")
     assert pool.fingerprint("b") == digest and not pool.is_live("b")
     assert pool.role("b") == "selector" and pool.has_head("b") == bool(n_classes)
-    assert (card.task, card.role, card.extra) == ("a", "task", {"step": 7})
+    assert (card.task, card.role) == ("a", "task")
     assert card.labels == ("x", "y")[:n_classes]
 
 

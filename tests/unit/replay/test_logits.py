@@ -58,6 +58,16 @@ def test_rollback_drops_what_came_after_the_commit(tmp_path: Path) -> None:
     assert LogitCache(tmp_path).get("a-1", np.array([3, 8]), 2)[0].tolist() == [[3, -3], [8, 8]]
 
 
+def test_values_whose_rows_were_never_written_are_dropped(tmp_path: Path) -> None:
+    filled(tmp_path, [1, 2, 3]).commit()
+    (tmp_path / "a-1.rows").unlink()
+    cache = LogitCache(tmp_path)
+    cache.rollback({})
+    cache.put("a-1", np.array([7]), np.array([[7, -7]], np.float32))
+    cache.commit()
+    assert LogitCache(tmp_path).get("a-1", np.array([7]), 2)[0].tolist() == [[7, -7]]
+
+
 def test_thousands_of_adapters_do_not_use_up_the_file_handles(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     cache = LogitCache(tmp_path)

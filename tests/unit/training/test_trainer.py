@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -266,6 +267,21 @@ def test_a_batch_without_gradient_takes_no_step() -> None:
     state, _, progress = run(toy)
     assert progress.cost.steps == 1
     assert total(toy, state) == pytest.approx(adam([0.0]), abs=1e-6)
+
+
+def test_a_stop_in_the_last_of_given_steps_still_validates_its_epoch() -> None:
+    """Six steps are one epoch of four and half of the next."""
+    saved: list[Progress] = []
+    toy = Toy(spec(steps=6, select="best"), scores=(10.0, 20.0))
+    _, trainer = prepared(toy, save=lambda p: saved.append(deepcopy(p)))
+    trainer.stopped = stop_after(toy, 6)
+    with pytest.raises(Interrupted):
+        trainer.learn(Progress())
+    again = Toy(toy.spec, scores=(20.0,))
+    resumed, trainer = prepared(again)
+    again.begin(resumed)
+    trainer.learn(saved[-1])
+    assert (again.calls.count("loss"), again.calls.count("validate")) == (0, 1)
 
 
 def test_a_stop_saves_first_and_resuming_goes_on_behind_the_step() -> None:

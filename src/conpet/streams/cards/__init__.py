@@ -26,7 +26,7 @@ def read_card(path: Path) -> Card:
     """
     try:
         values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # e.g. an impossible date
         raise ConfigError(f"{path} is broken YAML: {error}; mend it") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is no card; a card is a mapping, e.g. 'file: data.jsonl'")

@@ -3,7 +3,8 @@
 ``conpet-original``: arXiv 2309.14763 and its code. The column of the BERT family or of LLaMA is
 told from the backbone's name, or named: ``conpet-original/llama``. Where we differ: gradients are
 clipped in both phases (the authors clip in the selector phase alone), and weights and optimiser of
-LLaMA keep the types of your configuration (theirs: pure fp16).
+LLaMA keep the types of your configuration (theirs: pure fp16), the prompt of a causal backbone ends
+with the mask (theirs has it inside the sentence), and k-means sees hidden states (theirs: logits).
 """
 
 from __future__ import annotations

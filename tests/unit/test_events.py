@@ -15,9 +15,11 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from conpet import fit
 from conpet.errors import CheckpointError, MissingDependencyError
 from conpet.events import Console, Events, Observer, Observers, TrackerObserver, read_events
 from conpet.runtime import RunFolder
+from conpet.testing import synthetic_stream
 
 
 def tell(observer: Observer, *, task: int = 2, steps: int = 6) -> None:
@@ -192,6 +194,13 @@ def test_tensorboard_gets_losses_scores_and_averages(
     assert found["loss/adapter"][1][1] == 0.5
     assert found["validation/adapter"] == [(6, 87.5)]
     assert found["test/average"] == [(2, 80.25)]
+
+
+def test_a_run_keeps_what_trackers_write_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    options = {"trackers": ["tensorboard"], "train__epochs": 1, "threads": 1, "device": "cpu"}
+    fit(synthetic_stream(n_tasks=1), out=tmp_path, method="sequential", backbone="tiny-bert", **options)
+    assert list((tmp_path / "trackers").rglob("events.out.tfevents.*"))
+    assert not [path for path in tmp_path.rglob("*.tfevents.*") if "trackers" not in path.parts]
 
 
 def test_trackers_go_on_counting_after_a_resume(tmp_path: Path, accelerator: Accelerator) -> None:

@@ -194,6 +194,8 @@ def test_card_of_a_user_beside_its_files(tmp_path: Path) -> None:
         ("file: a.jsonl\nvalid_share: 1.5", "'valid_share' is 1.5; .*less than 1"),
         ("n_tasks: 3", "has no 'file'; add it"),
         ("file: [a", "is broken YAML"),
+        ("file: a.jsonl\nseed: 2024-13-45", "is broken YAML: month must be"),
+        ("file: a.jsonl\nmetric: acuracy", "unknown metric 'acuracy'.*Did you mean 'accuracy'"),
         ("- a", "is no card; a card is a mapping"),
     ],
 )
@@ -274,7 +276,7 @@ def test_shipped_stream_needs_no_other_file(banking: Stream) -> None:
     assert "CC BY 4.0" in (SHIPPED / "intent" / "ATTRIBUTION.md").read_text()
 
 
-BANKING77 = "329bf5ab32eec1edcd1fd21e6d1f4154c87a42514c5965741164a88ae8299f4f"
+BANKING77 = "e41d4684525f1aa5fa369b16a0fea180809e83111df7e1367fb4d2a521a1e223"
 
 
 def test_shipped_stream_is_the_same_everywhere(banking: Stream) -> None:

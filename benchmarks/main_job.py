@@ -4,10 +4,11 @@
     python benchmarks/main_job.py --streams fewrel --seeds 1       # one stream, one seed
     python benchmarks/main_job.py --quick --json                   # the shipped stream, cut small
 
-Every run is a ``conpet run`` of its own in ``--runs``; a run that is finished there is not made
-again. The table goes to ``--out``: ``main_job.csv`` (a row a run) and ``main_job.json`` (means,
-spreads, and the figures with their goals). Settings lie in ``main_job.yaml``; what differs from the
-defaults was chosen on validation data by ``choose.py``.
+Every run is a ``conpet run`` of its own in ``--runs``. The table goes to ``--out``:
+``main_job.csv`` (a row a run, with its settings) and ``main_job.json`` (means, spreads, and the
+figures with their goals). A run that is finished in ``--runs``, or whose row stands in the table
+with the same settings, is not made again (``--again`` makes it). Settings lie in ``main_job.yaml``;
+what differs from the defaults was chosen on validation data by ``choose.py``.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from conpet.config import read_yaml
+from conpet.config import load_config, read_yaml
 from conpet.evaluation.collect import collect
 from conpet.evaluation.comparison import run_rows
-from conpet.runtime import environment
+from conpet.runtime import environment, read_json
 
 HERE = Path(__file__).parent
 STREAMS = ("fewrel", "multiconer", "clinc150", "clinc150-mixed")
@@ -52,22 +53,40 @@ QUICK = ["stream.train_per_class=4", "stream.test_per_class=2", "train.epochs=1"
 
 def command(stream: str, method: str, seed: int, args: argparse.Namespace) -> list[str]:
     """The ``conpet run`` of one cell of the table."""
-    settings = read_yaml(HERE / "main_job.yaml")
-    chosen = [*settings["all"], *settings.get(stream, {}).get("all", [])]
-    chosen += [*settings["methods"].get(method, []), *settings.get(stream, {}).get(method, [])]
-    if method == "joint":
-        done = run_rows([collect(args.runs / f"{stream}-conpet-dynamic-{seed}")])[0]
-        chosen.append(f"method.steps={int(done['steps'])}")
-    if args.quick:
-        chosen += QUICK
     options = ["--method", method, "--stream", stream, "--preset", "small", "--seed", str(seed)]
-    out = args.runs / f"{stream}-{method}-{seed}"
-    return ["run", *options, *chosen, f"threads={args.threads}", "--out", str(out)]
+    chosen = settings(stream, method, seed, args)
+    return [
+        "run",
+        *options,
+        *chosen,
+        f"threads={args.threads}",
+        "--out",
+        str(folder_of(stream, method, seed, args)),
+    ]
+
+
+def folder_of(stream: str, method: str, seed: int, args: argparse.Namespace) -> Path:
+    return Path(args.runs) / f"{stream}-{method}-{seed}"
+
+
+def settings(stream: str, method: str, seed: int, args: argparse.Namespace) -> list[str]:
+    """What distinguishes a cell's run from the defaults."""
+    given = read_yaml(HERE / "main_job.yaml")
+    chosen = [*given["all"], *given.get(stream, {}).get("all", [])]
+    chosen += [*given["methods"].get(method, []), *given.get(stream, {}).get(method, [])]
+    if method == "joint":
+        beside = row_of(stream, "conpet-dynamic", seed, args)
+        if beside is None:
+            raise SystemExit(f"joint on {stream} takes the steps of conpet-dynamic: run that first")
+        chosen.append(f"method.steps={int(beside['steps'])}")
+    return chosen + (QUICK if args.quick else [])
 
 
 def run(stream: str, seed: int, args: argparse.Namespace) -> None:
     """All methods on one stream with one seed."""
     for method in args.methods:
+        if row_of(stream, method, seed, args) is not None and not args.again:
+            continue
         words = command(stream, method, seed, args)
         log = args.runs / f"{stream}-{method}-{seed}.log"
         print("conpet", shlex.join(words), file=sys.stderr, flush=True)
@@ -77,25 +96,48 @@ def run(stream: str, seed: int, args: argparse.Namespace) -> None:
             )
 
 
-def table(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a finished run, in the order of the table."""
-    rows = []
-    for stream in args.streams:
-        for method in args.methods:
-            for seed in args.seeds:
-                folder = args.runs / f"{stream}-{method}-{seed}"
-                if not (folder / "state.json").exists():
-                    continue
-                measured = run_rows([collect(folder)])[0]
-                if not measured["finished"]:
-                    continue
-                row = {"stream": stream, "method": method, "seed": seed}
-                row |= {
-                    k: None if measured[k] is None else round(measured[k], digits)
-                    for k, digits in COLUMNS.items()
-                }
-                rows.append(row)
+def row_of(stream: str, method: str, seed: int, args: argparse.Namespace) -> dict[str, Any] | None:
+    """The row of a cell: of its finished run, else the one that the table has already."""
+    if method == "joint" and row_of(stream, "conpet-dynamic", seed, args) is None:
+        return None  # its steps are not known yet
+    folder = folder_of(stream, method, seed, args)
+    chosen = settings(stream, method, seed, args)
+    row = {"stream": stream, "method": method, "seed": seed, "settings": " ".join(chosen)}
+    if (folder / "state.json").exists():
+        flat = {"method": method, "stream": stream, "preset": "small", "seed": seed}
+        wanted = load_config(None, chosen, **flat).identity()
+        if read_json(folder / "state.json")["settings"] != wanted:
+            raise SystemExit(f"{folder} was made with other settings; give another --runs")
+        measured = run_rows([collect(folder)])[0]
+        if measured["finished"]:
+            return row | {
+                k: None if measured[k] is None else round(measured[k], digits)
+                for k, digits in COLUMNS.items()
+            }
+    return next((old for old in args.kept if row.items() <= old.items()), None)
+
+
+def kept_rows(table: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier table."""
+    if not table.exists():
+        return []
+    with table.open() as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row["seed"] = int(row["seed"])
+        for name, digits in COLUMNS.items():
+            row[name] = round(float(row[name]), digits) if row.get(name) else None
     return rows
+
+
+def table(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row a finished run, and the earlier table's rows of all other cells."""
+    cells = [(s, m, seed) for s in args.streams for m in args.methods for seed in args.seeds]
+    made = [row_of(*cell, args) for cell in cells]
+    others = [o for o in args.kept if (o["stream"], o["method"], o["seed"]) not in cells]
+    rows = [row for row in made if row is not None] + others
+    place = {name: i for i, name in enumerate((*STREAMS, *METHODS))}
+    return sorted(rows, key=lambda r: (place.get(r["stream"], 99), place[r["method"]], r["seed"]))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -143,6 +185,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the table goes")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--threads", type=int, default=2, help="processor threads of a run")
+    parser.add_argument("--again", action="store_true", help="make runs again that have a row")
     parser.add_argument("--table", action="store_true", help="no runs: the table of what is there")
     parser.add_argument("--quick", action="store_true", help="banking77 cut small, one seed")
     parser.add_argument("--json", action="store_true", help="the document on standard output")
@@ -152,6 +195,7 @@ def main() -> None:
         args.runs = args.runs.with_name("main_job_quick")
         args.out = args.runs
     args.runs.mkdir(parents=True, exist_ok=True)
+    args.kept = [] if args.quick else kept_rows(args.out / "main_job.csv")
     if not args.table:
         with ThreadPoolExecutor(args.jobs) as pool:
             cells = [(stream, seed) for seed in args.seeds for stream in args.streams]
@@ -159,13 +203,13 @@ def main() -> None:
                 job.result()
     rows = table(args)
     if not rows:
-        parser.error(f"no finished run in {args.runs}")
+        parser.error(f"no finished run in {args.runs}, and no row with these settings")
     means = summary(rows)
     document = {
         "command": shlex.join(["python", "benchmarks/main_job.py", *sys.argv[1:]]),
         "environment": environment(),
         "means": means,
-        "figures": figures(means, args.streams),
+        "figures": figures(means, list(dict.fromkeys(row["stream"] for row in rows))),
         "runs": rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -198,7 +198,13 @@ def test_tensorboard_gets_losses_scores_and_averages(
 
 def test_a_run_keeps_what_trackers_write_in_a_folder_of_its_own(tmp_path: Path) -> None:
     options = {"trackers": ["tensorboard"], "train__epochs": 1, "threads": 1, "device": "cpu"}
-    fit(synthetic_stream(n_tasks=1), out=tmp_path, method="sequential", backbone="tiny-bert", **options)
+    fit(
+        synthetic_stream(n_tasks=1),
+        out=tmp_path,
+        method="sequential",
+        backbone="tiny-bert",
+        **options,
+    )
     assert list((tmp_path / "trackers").rglob("events.out.tfevents.*"))
     assert not [path for path in tmp_path.rglob("*.tfevents.*") if "trackers" not in path.parts]
 

@@ -305,6 +305,8 @@ def test_what_is_said_of_named_streams_is_so(row: list[str]) -> None:
     facts = load_stream(card.name, seed=100).describe()
     assert (facts["kind"], facts["n_labels"]) == (kind, int(labels))
     assert facts["n_tasks"] == int(re.match(r"\d+", tasks)[0])  # type: ignore[index]
+    if counts == "not counted":  # data that nobody here has
+        return
     assert [facts[s] for s in ("train", "valid", "test")] == [
         int(n.replace(",", "")) for n in counts.split(" / ")
     ]

@@ -40,6 +40,7 @@ class Stream:
         metric: a name of the METRICS registry.
         attribution: source and licence, to be shown with results.
         dropped: exact duplicates (text, entities, label) that were left out when it was read.
+        left_out: (reason, number) of whatever else was left out then.
 
     Raises:
         DataError: on construction, for any stream that cannot be learned or tested as it is.
@@ -51,6 +52,7 @@ class Stream:
     metric: str = "accuracy"
     attribution: str = ""
     dropped: int = 0
+    left_out: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in N_ENTITIES:
@@ -140,6 +142,7 @@ class Stream:
             "words": {"min": words[0], "median": float(median(words)), "max": words[-1]},
             "duplicates_train_test": len(inputs["train"] & inputs["test"]),
             "duplicates_dropped": self.dropped,
+            "left_out": dict(self.left_out),
             "attribution": self.attribution,
             "tasks": tasks,
         }

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from conpet.errors import DataError, did_you_mean
 from conpet.registry import METRICS
-from conpet.streams.base import Kind, Stream
+from conpet.streams.base import Stream
 from conpet.streams.checks import SPLITS, Split
-from conpet.streams.readers import (
-    SUFFIXES,
-    Row,
-    is_saved_dataset,
-    read_json,
-    read_rows,
-    read_saved_dataset,
-    stem_of,
-    suffix_of,
-)
+from conpet.streams.extraction import without_long_tails
+from conpet.streams.readers import read_json
 from conpet.streams.schema import Card
-from conpet.streams.splits import carve, group_labels
-from conpet.streams.tabular import SPLIT_WORDS, Layout, Record, read_records
+from conpet.streams.sources import Find, read
+from conpet.streams.splits import carve, carve_overall, group_labels
+from conpet.streams.tabular import Record
 from conpet.types import Example, Task
 
 logger = logging.getLogger(__name__)
-
-Find = Callable[[str], Path]
-"""Turns a path as a card says it into one that exists, or raises DataError."""
 
 
 def build(card: Card, find: Find, seed: int) -> Stream:
@@ -39,69 +28,33 @@ def build(card: Card, find: Find, seed: int) -> Stream:
         seed: decides what is carved where the data have no valid or test part.
     """
     METRICS.entry(card.metric)  # raises, with the closest name
-    kind, records = _read(card, find)
+    kind, records, left_out = read(card, find)
     groups = _groups(card, records, find)
     unique = _drop_duplicates(records)
     dropped = len(records) - len(unique)
-    if dropped:
-        logger.info("stream %s: %d exact duplicates left out", card.name, dropped)
     _check_ids(unique)
+    splits = _divide(unique, card, seed)
+    if card.max_tail_words is not None:
+        kept = without_long_tails(splits["train"], card.max_tail_words)
+        long = len(splits["train"]) - len(kept)
+        left_out[f"training examples with more than {card.max_tail_words} prompt words"] = long
+        splits["train"] = kept
+    reasons = tuple((reason, n) for reason, n in left_out.items() if n)
+    for reason, n in (("exact duplicates", dropped), *reasons):
+        if n:
+            logger.info("stream %s: left out %d %s", card.name, n, reason)
     stream = Stream(
         name=card.name,
         kind=kind,
-        tasks=_tasks(groups, _divide(unique, card, seed)),
+        tasks=_tasks(groups, splits),
         metric=card.metric,
         attribution="; ".join(part for part in (card.attribution, card.licence) if part),
         dropped=dropped,
+        left_out=reasons,
     )
     if card.train_per_class is None:
         return stream
     return stream.cut(train=card.train_per_class, seed=card.seed)
-
-
-def _read(card: Card, find: Find) -> tuple[Kind, list[Record]]:
-    parts: list[tuple[Split | None, list[Row]]] = []
-    if isinstance(card.file, str):
-        parts = _open(find(card.file))
-    else:
-        parts = [(split, read_rows(find(file))) for split, file in card.file.items()]
-    layout = Layout.of(parts[0][1][0], card.fields)
-    return layout.kind, [
-        record for split, rows in parts for record in read_records(rows, card.fields, layout, split)
-    ]
-
-
-def _open(path: Path) -> list[tuple[Split | None, list[Row]]]:
-    """Rows by split of a file, a folder of split files, or a saved ``datasets`` folder."""
-    if not path.is_dir():
-        return [(None, read_rows(path))]
-    if is_saved_dataset(path):
-        saved = read_saved_dataset(path)
-        return [(_split_called(name, path) if name else None, rows) for name, rows in saved.items()]
-    files: dict[Split, Path] = {}
-    for file in sorted(path.iterdir()):
-        if suffix_of(file) and stem_of(file).lower() in SPLIT_WORDS:
-            split = SPLIT_WORDS[stem_of(file).lower()]
-            if split in files:
-                raise DataError(
-                    f"{path} has two {split} files, {files[split].name} and {file.name}; keep one"
-                )
-            files[split] = file
-    if "train" not in files:
-        raise DataError(
-            f"folder {path} has no train file; put train, valid and test files into it, each "
-            f"ending in one of {', '.join(SUFFIXES)}, or give one file"
-        )
-    return [(split, read_rows(files[split])) for split in SPLITS if split in files]
-
-
-def _split_called(name: str, path: Path) -> Split:
-    if name.lower() not in SPLIT_WORDS:
-        raise DataError(
-            f"{path} has a split '{name}'.{did_you_mean(name, SPLIT_WORDS)} "
-            f"Allowed: {', '.join(SPLITS)}; save it without the others"
-        )
-    return SPLIT_WORDS[name.lower()]
 
 
 def _drop_duplicates(records: Sequence[Record]) -> list[Record]:
@@ -185,7 +138,8 @@ def _column_groups(records: Sequence[Record]) -> Mapping[str, Sequence[str]]:
 
 
 def _divide(records: Sequence[Record], card: Card, seed: int) -> dict[Split, Sequence[Example]]:
-    """Examples by split. What the data lack is carved from train, never from test.
+    """Examples by split. What the data lack is carved from train, never from test; pooled data
+    are all train at first.
 
     Carving looks at all tasks at once, as one sentence may have examples in several.
     """
@@ -193,10 +147,11 @@ def _divide(records: Sequence[Record], card: Card, seed: int) -> dict[Split, Seq
     for record in records:
         given[record.split or "train"].append(record.example)
     splits: dict[Split, Sequence[Example]] = dict(given)
+    take = carve_overall if card.pool == "overall" else carve
     if not given["test"]:
-        splits["train"], splits["test"] = carve(splits["train"], card.test_share, seed)
+        splits["train"], splits["test"] = take(splits["train"], card.test_share, seed)
     if not given["valid"]:
-        splits["train"], splits["valid"] = carve(splits["train"], card.valid_share, seed)
+        splits["train"], splits["valid"] = take(splits["train"], card.valid_share, seed)
     return splits
 
 

@@ -10,10 +10,11 @@ from typing import Any
 from conpet.errors import ConfigError, DataError, did_you_mean
 from conpet.registry import STREAMS
 from conpet.streams.base import Stream
-from conpet.streams.build import Find, build
+from conpet.streams.build import build
 from conpet.streams.cards import read_card
 from conpet.streams.readers import read_rows, stem_of
 from conpet.streams.schema import Card, Fields, parse
+from conpet.streams.sources import Find
 from conpet.streams.tabular import read_unlabelled
 from conpet.types import Example
 
@@ -68,7 +69,7 @@ def load_stream(
     train, valid, test = PRESETS[preset]
     card, near = _card(source, seed)
     card = _changed(card, n_tasks, groups, fields, seed)
-    stream = build(card, _finder(card.name, data, near), seed).cut(
+    stream = build(card, _finder(card, data, near), seed).cut(
         train if train_per_class is None else train_per_class,
         valid if valid_per_class is None else valid_per_class,
         test if test_per_class is None else test_per_class,
@@ -132,7 +133,7 @@ def _changed(
     return parse(Card, card.model_dump(exclude_unset=True) | changes, f"stream '{card.name}'")
 
 
-def _finder(name: str, data: str | Path | None, near: Path | None) -> Find:
+def _finder(card: Card, data: str | Path | None, near: Path | None) -> Find:
     """Look for a card's file in ``near`` and the data roots, as it is called or with ``.gz``."""
     if data is not None and not Path(data).expanduser().is_dir():
         raise DataError(f"the data folder {data} is no folder; check --data")
@@ -144,9 +145,15 @@ def _finder(name: str, data: str | Path | None, near: Path | None) -> Find:
                 if candidate.exists():
                     return candidate
         looked = ", ".join(str(place / file) for place in places)
+        if card.obtain and file == card.file:
+            raise DataError(
+                f"the data of stream '{card.name}' are missing; they are not shipped. "
+                f"{card.obtain}. Put them into FOLDER/{file}, then give --data FOLDER or set "
+                f"CONPET_DATA to it; looked at: {looked}"
+            )
         raise DataError(
-            f"the file {file} of stream '{name}' is missing; looked at: {looked}; give the folder "
-            f"that holds {file} with --data FOLDER, or set CONPET_DATA to it"
+            f"the file {file} of stream '{card.name}' is missing; looked at: {looked}; give the "
+            f"folder that holds {file} with --data FOLDER, or set CONPET_DATA to it"
         )
 
     return find

@@ -53,7 +53,7 @@ def read_rows(path: Path) -> list[Row]:
     elif suffix.startswith(".csv"):
         rows = list(_csv(path))
     else:
-        rows = list(_jsonl(path))
+        rows = list(read_jsonl(path))
     if not rows:
         raise DataError(f"{path} is empty; it needs at least one row")
     return rows
@@ -96,7 +96,8 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error.strerror}; check its rights") from error
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def read_jsonl(path: Path) -> Iterator[Row]:
+    """One JSON object a line; blank lines are skipped."""
     # Not splitlines(): JSON strings may hold U+2028 and its like.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():

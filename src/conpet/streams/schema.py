@@ -12,6 +12,8 @@ from conpet.streams.checks import Split
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+Format = Literal["table", "fewnerd", "typing", "tacred", "ace"]
+
 
 class Strict(BaseModel):
     """Frozen; unknown keys and values of another type are refused."""
@@ -58,6 +60,10 @@ class Card(Strict):
     file: str | dict[Split, str] = Field(
         description="data file or folder, or one file per split; relative to the card or data root"
     )
+    format: Format = Field(
+        default="table",
+        description="table: rows with fields; else a folder of files as its owner distributes them",
+    )
     fields: Fields = Field(default_factory=lambda: Fields())
     groups: str | dict[str, list[str]] | None = Field(
         default=None, description="task -> labels, or a JSON file that holds this"
@@ -84,14 +90,34 @@ class Card(Strict):
     train_per_class: int | None = Field(
         default=None, ge=1, description="at most this many, to balance"
     )
+    pool: Literal["by-label", "overall"] | None = Field(
+        default=None,
+        description="put all parts together and carve test and valid anew: so much of each label, "
+        "or of all",
+    )
+    max_tail_words: int | None = Field(
+        default=None,
+        ge=1,
+        description="leave out training examples whose prompt tail (entity prompt) has more words",
+    )
     metric: str = Field(default="accuracy", description="a name of the METRICS registry")
     licence: str = Field(default="", description="licence of the data")
     attribution: str = Field(default="", description="whom to name as the source")
+    obtain: str = Field(
+        default="", description="what data that are not shipped are, and where they come from"
+    )
 
     @model_validator(mode="after")
-    def _one_grouping(self) -> Card:
+    def _no_contradiction(self) -> Card:
         if self.groups is not None and self.n_tasks is not None:
             raise ValueError("groups and n_tasks are both given; tasks come from one of them")
+        if self.format != "table" and self.fields != Fields():
+            raise ValueError(
+                f"fields name the columns of a table; data in the format '{self.format}' have "
+                "none: leave fields out"
+            )
+        if self.format != "table" and not isinstance(self.file, str):
+            raise ValueError(f"data in the format '{self.format}' are one folder: file: FOLDER")
         return self
 
 

@@ -8,7 +8,7 @@ unchanged for the old classes when new ones come, so that a longer stream extend
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 
 from conpet.errors import ConfigError
@@ -70,11 +70,7 @@ def carve(
     one of each class stays. All examples of one text move together, so a sentence with several
     entity pairs lies in one part only; a class whose examples are all of one text is not carved.
     """
-    if not 0 < share < 1:
-        raise ConfigError(f"the share to carve out is {share}; allowed: between 0 and 1")
-    texts: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        texts[example.text].append(example)
+    texts = _by_text(examples, share)
     size = Counter(example.label for example in examples)
     goal = {label: min(n - 1, max(1, round(share * n))) for label, n in size.items()}
     taken: Counter[str | None] = Counter()
@@ -96,6 +92,42 @@ def carve(
             goal[example.label] and not taken[example.label] for example in texts[text]
         ):
             take(text, leave_one)
+    return _parted(examples, carved)
+
+
+def carve_overall(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Divide ``examples`` into (rest, carved): ``share`` of all of them, whatever their class.
+
+    As in ``carve`` all examples of one text move together, and at least one of each class stays.
+    """
+    texts = _by_text(examples, share)
+    left = Counter(example.label for example in examples)
+    room = round(share * len(examples))
+    carved: set[str] = set()
+    for text in sorted(texts, key=lambda text: rank(seed, text)):
+        count = Counter(example.label for example in texts[text])
+        if count.total() <= room and all(n < left[label] for label, n in count.items()):
+            room -= count.total()
+            left.subtract(count)
+            carved.add(text)
+    return _parted(examples, carved)
+
+
+def _by_text(examples: Sequence[Example], share: float) -> dict[str, list[Example]]:
+    if not 0 < share < 1:
+        raise ConfigError(f"the share to carve out is {share}; allowed: between 0 and 1")
+    texts: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        texts[example.text].append(example)
+    return texts
+
+
+def _parted(
+    examples: Sequence[Example], carved: Collection[str]
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(rest, carved), each in the old order."""
     return (
         tuple(example for example in examples if example.text not in carved),
         tuple(example for example in examples if example.text in carved),

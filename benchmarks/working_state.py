@@ -79,7 +79,7 @@ class EqualTasks:
             )
             for start in range(0, n * HALF, HALF)
         ]
-        return RowBatches(state, rows)
+        return RowBatches(state, task=rows)
 
 
 def build(path: Path, n: int, tasks: EqualTasks, words: Sequence[str]) -> None:

@@ -75,6 +75,42 @@ METHODS = Registry(
             "conpet.methods.sequential:Sequential",
             "one adapter tuned task after task, no replay: the floor",
         ),
+        "replay": Entry(
+            "conpet.methods.replay:ExperienceReplay",
+            "one adapter on new and old examples (ER), from a memory or by dynamic replay",
+        ),
+        "emr": Entry(
+            "conpet.methods.replay:EMR",
+            "replay with a memory chosen by k-means (EMR)",
+        ),
+        "ea-emr": Entry(
+            "conpet.methods.ea_emr:EAEMR",
+            "EMR, then a linear map brings old examples back to their places (EA-EMR)",
+        ),
+        "emar": Entry(
+            "conpet.methods.emar:EMAR",
+            "replay, then reconsolidation around prototypes (EMAR)",
+        ),
+        "crl": Entry(
+            "conpet.methods.crl:CRL",
+            "contrastive replay, distilled geometry, the nearest class mean (CRL)",
+        ),
+        "ewc": Entry(
+            "conpet.methods.ewc:EWC",
+            "weights that mattered to old tasks are held in place (EWC), no replay",
+        ),
+        "lwf": Entry(
+            "conpet.methods.lwf:LwF",
+            "new examples keep their old answers about old classes (LwF), no replay",
+        ),
+        "seq-star": Entry(
+            "conpet.methods.seq_star:SeqStar",
+            "the adapter is frozen after task 1, only rows of the head are added (SEQ*)",
+        ),
+        "latent-replay": Entry(
+            "conpet.methods.latent_replay:LatentReplay",
+            "the head is refitted on features drawn from a Gaussian of every class",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",
@@ -108,6 +144,26 @@ STREAMS = Registry(
         ),
         "multiconer": Entry(
             "conpet.streams.cards:multiconer", "MultiCoNER v2, 11 tasks x 3 entity types"
+        ),
+        "fewnerd": Entry(
+            "conpet.streams.cards:fewnerd",
+            "Few-NERD, 66 entity types in ten groups (bring the data)",
+        ),
+        "ontonotes": Entry(
+            "conpet.streams.cards:ontonotes",
+            "OntoNotes, 86 entity types in ten groups (licensed: bring the data)",
+        ),
+        "bbn": Entry(
+            "conpet.streams.cards:bbn",
+            "BBN, 46 entity types in ten groups (licensed: bring the data)",
+        ),
+        "tacred": Entry(
+            "conpet.streams.cards:tacred",
+            "TACRED, 41 relations in ten groups (licensed: bring the data)",
+        ),
+        "ace": Entry(
+            "conpet.streams.cards:ace",
+            "ACE 2005, 18 relations in five groups (licensed: bring the data)",
         ),
     },
 )

@@ -122,6 +122,22 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """Features that stand for examples, in place of a ``Batch`` of tokens.
+
+    Attributes:
+        features: (B, d) fp32.
+        label: (B,) int64, column of the class in the label space.
+    """
+
+    features: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
 class Routing:
     """Which adapters answer for which example, and how they are combined.
 

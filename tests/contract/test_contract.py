@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from conpet.methods.base import Method, ParamGroup, Phase, PhaseSpec, State
-from conpet.methods.sequential import SHARED, Sequential
-from conpet.methods.tune import Tune
+from conpet.methods.sequential import Sequential
+from conpet.methods.tune import SHARED, Tune
 from conpet.registry import METHODS
 from conpet.replay.dynamic import NoReplay
 from conpet.routing.base import single

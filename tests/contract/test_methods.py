@@ -16,12 +16,24 @@ CASES = [
     for method in METHODS
     for adapter in METHODS.load(method).adapter_kinds
     for backbone, kind in KINDS.items()
+    if adapter != "full" or backbone == "tiny-bert"
 ]
 CASES += [
     Case("conpet-dynamic", backbone="tiny-qwen"),
     Case("conpet-dynamic", options=(("method__top_k", 2), ("replay__kind", "full"))),
     Case("conpet-dynamic", options=(("method__top_k", "all"), ("train__accumulate", 2))),
     Case("conpet-dynamic", options=(("replay__kind", "memory"), ("replay__per_class", 2))),
+    *(
+        Case(method, options=(("replay__kind", "dynamic"),))
+        for method in ("replay", "ea-emr", "emar", "crl")
+    ),
+    Case("emr", options=(("replay__frequency", 2), ("replay__features", "logits"))),
+    Case("replay", options=(("replay__total", 12), ("replay__selection", "herding"))),
+    Case("emar", options=(("replay__share", 0.3), ("replay__epoch", "limit"))),
+    Case("crl", options=(("replay__kind", "full"), ("method__pool_rows", 3))),
+    Case("ewc", options=(("method__fisher", "expected"), ("method__fisher_examples", 5))),
+    Case("seq-star", options=(("method__logits", "linear"), ("method__columns", "seen"))),
+    Case("latent-replay", options=(("method__features", "backbone"),)),
     Case(
         "conpet-dynamic",
         options=(("method__selector_target", "label"), ("method__balance", True)),

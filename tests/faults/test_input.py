@@ -133,6 +133,16 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("--method=sequential", "replay.kind=dynamic"),
         ("replay.kind", "sequential", "none"),
     ),
+    "budget of a memory": (
+        ("--method=emr", "replay.total=5"),
+        ("replay.total is 5", "fewer exemplars than the stream has classes"),
+    ),
+    "two budgets": (("replay.kind=memory", "replay.total=50", "replay.per_class=2"), ("one",)),
+    "replay without meaning": (
+        ("--method=ewc", "replay.kind=dynamic"),
+        ("replay.kind is 'dynamic'", "holding weights", "allowed: auto, none"),
+    ),
+    "profile of another stream": (("profile=conpet-original",), ("has no values for stream",)),
     "adapter of a method": (("adapter.kind=full",), ("adapter.kind", "lora")),
 }
 

@@ -124,6 +124,21 @@ def test_a_task_name_that_the_run_knows(conpet: Conpet, run: Path, tmp_path: Pat
     assert files_of(run) == before
 
 
+def test_more_classes_than_the_memory_has_room_for(
+    conpet: Conpet, data: Path, more: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    words = ("--method=emr", "replay.total=9", f"--out={folder}")
+    assert conpet("run", f"--stream={data}", *TINY, *words).code == 0
+    before = files_of(folder)
+    refused(conpet("learn", folder, more, "--quiet"), "replay.total is 9", "(15)")
+    after = files_of(folder)
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= {
+        "events.jsonl"
+    }
+    assert conpet("predict", folder, "ba ku").code == 0
+
+
 def test_another_kind_of_examples(conpet: Conpet, run: Path, tmp_path: Path) -> None:
     lines = [row | {"head": [0, 1], "tail": [1, 2]} for row in rows(["six"])]
     before = files_of(run)

@@ -146,9 +146,38 @@ def test_diff_names_what_makes_another_run(setting: str) -> None:
 
 def test_a_profile_counts_by_its_values() -> None:
     with_profile = load_config(None, stream="fewrel", profile="conpet-original")
-    values = flatten(profile_values("conpet-original", "fewrel", "minilm"))
+    values = flatten(profile_values("conpet-original", "fewrel", "minilm", "conpet-dynamic"))
     written = load_config(None, values, stream="fewrel")
     assert diff(with_profile, written) == []
+
+
+# Presets
+
+
+def test_conpet_static_is_its_base_with_dynamic_replay() -> None:
+    text = "stream: x\nmethod: {name: conpet-static, base: crl, temperature: 0.2}\n"
+    config = parse_config(text)
+    assert (config.method.name, config.replay.kind) == ("crl", "dynamic")
+    assert config.build_method().temperature == 0.2
+    assert config.label == "conpet-static(crl)"
+    assert config.folder() == Path("runs/x-conpet-static-crl-1")
+    assert diff(config, parse_config(config.to_yaml())) == []
+    assert load_config(None, method="conpet-static", stream="x").method.name == "replay"
+
+
+def test_only_static_bases_with_dynamic_replay_are_called_static() -> None:
+    assert load_config(None, method="emr", stream="x").label == "emr"
+    assert load_config(None, method="conpet-dynamic", stream="x").label == "conpet-dynamic"
+    assert load_config(None, ["replay=dynamic"], method="emr", stream="x").label == (
+        "conpet-static(emr)"
+    )
+
+
+def test_the_choice_of_exemplars_is_the_methods_own_unless_it_is_named() -> None:
+    for method, chosen in (("replay", "random"), ("emr", "kmeans"), ("crl", "kmeans")):
+        assert load_config(None, method=method, stream="x").selection == chosen
+    named = load_config(None, ["replay.selection=herding"], method="emr", stream="x")
+    assert named.selection == "herding"
 
 
 # What is refused
@@ -192,6 +221,32 @@ def test_a_profile_counts_by_its_values() -> None:
         ("train: 3\n", "it must be a section of 'key: value' lines"),
         ("method: 3\n", "it must be a section of 'key: value' lines"),
         ("method: lda\nreplay: memory\n", "replay.kind is 'memory', which method 'lda' cannot use"),
+        (
+            "method: ewc\nreplay: dynamic\n",
+            "replay.kind is 'dynamic', which method 'ewc' cannot use: it keeps old tasks by "
+            "holding weights, and looks at no old example; allowed: auto, none",
+        ),
+        ("method: lwf\nreplay: dynamic\n", "by their answers to new examples"),
+        ("method: seq-star\nreplay: dynamic\n", "what it learned of old tasks is frozen"),
+        ("method: latent-replay\nreplay: dynamic\n", "it replays features that it draws"),
+        ("method: latent-replay\nadapter: full\n", "it needs features that stay"),
+        (
+            "replay: {total: 9, share: 0.1}\n",
+            "replay.total and replay.share are given; the memory has one budget",
+        ),
+        ("replay: {share: 0}\n", "it must be greater than 0"),
+        ("replay: {selection: kmean}\n", "it must be 'auto', 'random', 'kmeans' or 'herding'"),
+        ("method: crl\nreplay: {features: logits}\n", "has no head that gives logits"),
+        (
+            "method: {name: conpet-static, base: ear}\n",
+            "method.base is 'ear', which conpet-static cannot build on. Did you mean 'emar'?",
+        ),
+        (
+            "method: conpet-static\nreplay: memory\n",
+            "replay.kind is 'memory', and conpet-static is a method with dynamic replay; "
+            "leave it out, or run the method itself: --method replay",
+        ),
+        ("method: {name: conpet-static, strength: 3}\n", "unknown key 'method.strength'"),
         ("adapter: full\n", "adapter.kind is 'full', which method 'conpet-dynamic' cannot use"),
         ("stream: other\n", "key 'stream' is written twice: in run.yaml line 1 and line 2"),
         ("train: {\n", "run.yaml line 3 is no YAML"),
@@ -287,3 +342,17 @@ def test_options_of_a_method_are_described() -> None:
 
 def test_to_yaml_is_plain_yaml() -> None:
     assert yaml.safe_load(parse_config(MINIMAL).to_yaml())["stream"]["name"] == "banking77"
+
+
+def test_the_profile_of_a_method_is_its_own() -> None:
+    def values(method: str, stream: str) -> RunConfig:
+        return load_config(
+            None, method=method, stream=stream, profile="conpet-original", backbone="tiny-llama"
+        )
+
+    assert [values("crl", "bbn").train.lr_at(k) for k in (3, 4)] == [2e-4, 1e-4]
+    assert values("emr", "fewnerd").train.lr == 2e-5
+    assert values("conpet-dynamic", "fewnerd").train.lr == 5e-4
+    assert values("emr", "fewrel").replay.features == "logits"
+    assert values("crl", "fewrel").replay.features == "hidden"
+    assert values("emr", "fewrel").replay.frequency == 5

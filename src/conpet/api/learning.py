@@ -48,6 +48,7 @@ def learn_stream(run: OpenRun, stream: Stream, observer: Observer | None = None)
         log_with=list(config.trackers) or None,
         project_dir=str(run.folder.trackers),
     )
+    run.state.replay.check(len(stream.labels))
     run.encode(stream.tasks[done:])
     run.state.planned = len(stream.tasks)
     watch = Observers.of_run(run.folder, accelerator, config.trackers, observer)
@@ -121,8 +122,10 @@ def _evaluate(run: OpenRun, stream: Stream, index: int) -> list[float | None]:
 
 def _record(run: OpenRun, task: Task, fingerprint: str, cost: Cost) -> dict[str, Any]:
     """What ``state.json`` says about a learned task."""
-    pool, buffers = run.state.pool, run.state.buffers.values()
-    stored = sum(sum(pool.count(name)) for name in pool.names) + sum(b.numel() for b in buffers)
+    pool = run.state.pool
+    own = [*run.state.buffers.values()]
+    own += [tensor for module in run.state.modules.values() for tensor in module.parameters()]
+    stored = sum(sum(pool.count(name)) for name in pool.names) + sum(t.numel() for t in own)
     memory = peak_memory_bytes(run.state.device)
     return {
         "name": task.name,
@@ -151,7 +154,7 @@ def _commit(
     run.store.commit(
         run.state,
         [*run.store.tasks, record],
-        method=config.method.name,
+        method=config.label,
         stream=stream.name,
         backbone=config.backbone.name,
         seed=config.seed,

@@ -17,11 +17,13 @@ from conpet.objectives.classify import ReadOut
 from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay, FullReplay, NoReplay
 from conpet.replay.logits import LogitCache
-from conpet.replay.memory import MemoryReplay
+from conpet.replay.memory import Budget, MemoryReplay
 from conpet.runtime import RunFolder, read_json, resolve_device, set_threads
 from conpet.training.history import load_task
 from conpet.training.store import RunStore
 from conpet.types import Task
+
+DEFAULT_PER_CLASS = 10
 
 
 @dataclass
@@ -62,6 +64,7 @@ def open_run(folder: RunFolder, config: RunConfig, *, with_data: bool) -> OpenRu
     """The last commit of a run; ``with_data`` adds the learned tasks' examples."""
     store, method = RunStore(folder), config.build_method()
     state = _new_state(folder, config, method, with_data=with_data)
+    state.modules = dict(method.modules(state))
     run = OpenRun(folder, config, method, store, state, [] if with_data else None)
     for index, record in enumerate(store.tasks):
         task = Task(record["name"], tuple(record["labels"]), (), (), ())
@@ -91,7 +94,12 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     c, a, t = config.backbone, config.adapter, config.train
     quantisation = None if c.quantisation == "none" else c.quantisation
     backbone = load_backbone(
-        c.name, dtype=c.dtype, attention=c.attention, quantisation=quantisation, device=str(device)
+        c.name,
+        dtype=c.dtype,
+        attention=c.attention,
+        quantisation=quantisation,
+        device=str(device),
+        layers=c.layers,
     )
     encoder = Encoder(
         backbone.tokenizer,
@@ -150,5 +158,15 @@ def _replay(config: RunConfig) -> Replay:
     if kind == "dynamic":
         return DynamicReplay(r.batch_limit, r.new_to_old)
     if kind == "memory":
-        return MemoryReplay(r.per_class, r.selection, r.new_to_old)
+        given = r.per_class or r.total or r.share
+        budget = Budget(r.per_class, r.total, r.share) if given else Budget(DEFAULT_PER_CLASS)
+        return MemoryReplay(
+            budget,
+            config.selection,  # type: ignore[arg-type]
+            r.features,
+            r.new_to_old,
+            r.frequency,
+            r.batch_limit if r.epoch == "limit" else None,
+            r.valid_share,
+        )
     return FullReplay() if kind == "full" else NoReplay()

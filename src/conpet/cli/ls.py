@@ -26,5 +26,9 @@ def verb(
     """
     name = kind.value
     rows = [(entry, TABLES[name].entry(entry).summary) for entry in TABLES[name]]
+    if name == "methods":
+        from conpet.config import PRESETS
+
+        rows += [(preset, facts.summary) for preset, facts in PRESETS.items()]
     document = {name: [{"name": entry, "summary": summary} for entry, summary in rows]}
     emit(document, table([(name, ""), *rows]), as_json)

@@ -62,8 +62,10 @@ def verb(
 
 def show_method(name: str) -> Shown:
     """What it does, and its options."""
-    from conpet.config import describe_fields
+    from conpet.config import PRESETS, describe_fields
 
+    if name in PRESETS:
+        return show_preset(name)
     method = METHODS.load(name)
     doc = inspect.cleandoc(method.__doc__ or "")
     options = describe_fields(method.__pydantic_fields__)
@@ -77,6 +79,17 @@ def show_method(name: str) -> Shown:
     }
     lists = f"replay: {', '.join(method.replay_kinds)}\nadapters: {', '.join(method.adapter_kinds)}"
     return document, f"{name}\n\n{doc}\n\n{lists}\n\n{_keys(options)}"
+
+
+def show_preset(name: str) -> Shown:
+    """What it stands for, and what it can be built on."""
+    from conpet.config import PRESETS
+
+    preset = PRESETS[name]
+    document = {"name": name, "summary": preset.summary, "doc": preset.doc, "bases": preset.bases}
+    key = ("base", preset.bases[0], " | ".join(preset.bases), "the method; its options go with it")
+    text = table([("key", "default", "type", "meaning"), key])
+    return document, f"{name}\n\n{preset.doc}\n\n{text}"
 
 
 def show_stream(name: str, *, data: object = None, preset: str | None = None) -> Shown:

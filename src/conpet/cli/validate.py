@@ -37,7 +37,7 @@ def verb(
         config = load_config(file, settings, data=data)
         facts = api.stream_of(config).describe()
     document = {"file": str(file), "ok": True, "config": config.to_dict(), "stream": facts}
-    emit(document, _text(file, config.method.name, facts), as_json)
+    emit(document, _text(file, config.label, facts), as_json)
 
 
 def _text(file: Path, method: str, facts: dict[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from conpet.config.describe import KeyDoc, describe_fields, describe_keys
 from conpet.config.load import load_config, parse_config
+from conpet.config.presets import PRESETS
 from conpet.config.schema import (
     AdapterConfig,
     BackboneConfig,
@@ -15,6 +16,7 @@ from conpet.config.schema import (
 from conpet.config.source import read_yaml
 
 __all__ = [
+    "PRESETS",
     "AdapterConfig",
     "BackboneConfig",
     "KeyDoc",

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from conpet.config.presets import expand_preset
 from conpet.config.problems import config_error
 from conpet.config.profiles import profile_values
 from conpet.config.schema import RunConfig, expand_names
@@ -69,6 +70,7 @@ def _build(
         word.tree = expand_names(word.tree)
         over.update(word)
     values.update(over)
+    expand_preset(values.tree)
     values = _over_profile(values)
     try:
         return RunConfig.model_validate(values.tree)
@@ -91,10 +93,13 @@ def _over_profile(values: Values) -> Values:
     if profile is None:
         return values
     stream, backbone = values.tree.get("stream"), values.tree.get("backbone")
+    method = values.tree.get("method")
     stream_name = stream.get("name") if isinstance(stream, dict) else None
     backbone_name = backbone.get("name", "minilm") if isinstance(backbone, dict) else "minilm"
+    method_name = method.get("name") if isinstance(method, dict) else None
     if stream_name is None:
         return values  # the validation says what is missing
-    result = Values(profile_values(str(profile), str(stream_name), str(backbone_name)))
+    given = (str(name) for name in (profile, stream_name, backbone_name, method_name))
+    result = Values(profile_values(*given))
     result.update(values)
     return result

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from conpet.config.presets import label_of
 from conpet.errors import ConfigError
 from conpet.registry import METHODS
 
@@ -95,6 +96,7 @@ class BackboneConfig(Section):
     quantisation: Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8"] = Field(
         "none", description="of the frozen weights"
     )
+    layers: Count | None = Field(None, description="keep the first so many layers; null: all")
     max_length: int = Field(128, ge=8, description="tokens of an input; longer texts are truncated")
     prompt: Literal["auto", "plain", "entity", "entity-last"] = Field(
         "auto", description="auto: plain without entities, entity-last on decoders, else entity"
@@ -132,10 +134,33 @@ class ReplayConfig(Section):
         ge=2,
         description="dynamic: batches an epoch: floor of 0.8 for training, of 0.2 for validation",
     )
-    new_to_old: float = Field(1.0, gt=0, description="dynamic: new examples per old one in a batch")
-    per_class: Count = Field(10, description="memory: examples that are kept of each class")
-    selection: Literal["random", "kmeans"] = Field(
-        "random", description="memory: how to choose them"
+    new_to_old: float = Field(1.0, gt=0, description="new examples per old one in a batch")
+    per_class: Count | None = Field(
+        None, description="memory: examples that are kept of each class; null: 10, or the next two"
+    )
+    total: Count | None = Field(
+        None, description="memory: examples that are kept of all classes together, instead"
+    )
+    share: float | None = Field(
+        None, gt=0, le=1, description="memory: share that is kept of each class, instead"
+    )
+    selection: Literal["auto", "random", "kmeans", "herding"] = Field(
+        "auto", description="memory: how they are chosen; auto: the method's own default"
+    )
+    features: Literal["hidden", "logits"] = Field(
+        "hidden", description="memory: what k-means and herding look at"
+    )
+    epoch: Literal["data", "limit"] = Field(
+        "data",
+        description="memory: an epoch is one pass over the new data, or batch_limit as for dynamic",
+    )
+    frequency: Count | None = Field(
+        None,
+        description="memory: shuffle so many copies of it among the new data of an epoch, instead "
+        "of batches of new_to_old; epoch=limit: as many as come near the limit",
+    )
+    valid_share: float = Field(
+        0.2, ge=0, lt=1, description="memory: share of what is kept that validates, never trains"
     )
 
 
@@ -208,10 +233,12 @@ class RunConfig(Section):
             ("adapter.kind", self.adapter.kind, method.adapter_kinds),
         ):
             if given not in allowed:
+                reason = method.refuses.get(key, "")
                 raise ConfigError(
-                    f"{key} is '{given}', which method '{self.method.name}' cannot use; "
-                    f"allowed: {', '.join(allowed)}"
+                    f"{key} is '{given}', which method '{self.method.name}' cannot use"
+                    f"{reason and ': ' + reason}; allowed: {', '.join(allowed)}"
                 )
+        self._check_replay(method)
         if self.forward_rows and method.needs_task_id:
             raise ConfigError(
                 f"forward_rows asks for tasks that are not learned yet, and method "
@@ -219,11 +246,36 @@ class RunConfig(Section):
             )
         self.build_method().check(self.replay_kind)
 
+    def _check_replay(self, method: Any) -> None:
+        r = self.replay
+        budgets = {"per_class": r.per_class, "total": r.total, "share": r.share}
+        given = [f"replay.{key}" for key, value in budgets.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{' and '.join(given)} are given; the memory has one budget: leave out all but one"
+            )
+        if r.features == "logits" and not method.has_head and self.replay_kind == "memory":
+            raise ConfigError(
+                f"replay.features is 'logits', and method '{self.method.name}' has no head that "
+                "gives logits; leave it out (hidden)"
+            )
+
     @property
     def replay_kind(self) -> str:
         """``replay.kind``, with the method's own default for ``auto``."""
         default: str = METHODS.load(self.method.name).default_replay
         return default if self.replay.kind == "auto" else self.replay.kind
+
+    @property
+    def label(self) -> str:
+        """What tables call the method: ``conpet-static(emr)`` for emr with dynamic replay."""
+        return label_of(self.method.name, self.replay_kind)
+
+    @property
+    def selection(self) -> str:
+        """``replay.selection``, with the method's own default for ``auto``."""
+        default: str = METHODS.load(self.method.name).default_selection
+        return default if self.replay.selection == "auto" else self.replay.selection
 
     def build_method(self) -> Any:
         """The method with its options: an instance of the registered dataclass."""
@@ -232,7 +284,8 @@ class RunConfig(Section):
     def folder(self) -> Path:
         """Where the run goes: ``out``, or a name made of what distinguishes most runs."""
         stream = Path(self.stream.name).stem
-        return self.out or Path("runs") / f"{stream}-{self.method.name}-{self.seed}"
+        method = self.label.replace("(", "-").replace(")", "")
+        return self.out or Path("runs") / f"{stream}-{method}-{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
         """All values in the form of the YAML file."""

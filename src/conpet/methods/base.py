@@ -5,9 +5,9 @@ Shapes: B batch, S sequence, d hidden, P pairs (example, adapter), C classes see
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
 from conpet.encoding.encode import EncodedTask, TokenStore
 from conpet.objectives.classify import ReadOut, read_out, side_by_side
-from conpet.replay.base import Replay
+from conpet.replay.base import FeatureKind, Replay, Rows
 from conpet.replay.logits import LogitCache
 from conpet.runtime import derive_seed, rng
 from conpet.types import Batch, Routing
 
 LossTerms = Mapping[str, Tensor]
+Step = Mapping[str, Any]
+"""What one step sees, an entry per loader: a ``Batch`` of tokens, or ``Latents``."""
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,10 @@ class State:
         values = [logits for _, _, logits in blocks]
         return torch.cat(values)[torch.cat([example for _, example, _ in blocks]).argsort()]
 
+    def columns_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) the label columns of stored examples; -1 where the label is not known."""
+        return self._answers_by_row()[1, rows]
+
     def cache_key(self, name: str) -> str:
         return f"{name}-{self.pool.fingerprint(name)[:16]}"
 
@@ -280,6 +286,19 @@ class State:
             out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = features
         return out[place]
 
+    def look(self, adapter: str) -> Callable[[Rows, FeatureKind], np.ndarray]:
+        """What an adapter makes of stored examples: hidden states (n, d), or logits (n, C)."""
+
+        def at(rows: Rows, kind: FeatureKind) -> np.ndarray:
+            hidden = self.features(rows, adapter)
+            if kind == "hidden":
+                return hidden
+            with torch.no_grad():
+                logits = self.pool.head(adapter)(torch.from_numpy(hidden).to(self.device))
+            return logits.float().cpu().numpy()
+
+        return at
+
 
 def _only(routing: Routing, names: Sequence[str]) -> Routing:
     where = {name: column for column, name in enumerate(routing.names)}
@@ -292,17 +311,22 @@ def _one_each(names: Sequence[str], column: Tensor) -> Routing:
     return Routing(tuple(names), functional.one_hot(column, len(names)).float())
 
 
-class RowBatches(Sequence[Mapping[str, Batch]]):
-    """Batches of rows, encoded when they are asked for."""
+class RowBatches(Sequence[Step]):
+    """Batches of rows, encoded when they are asked for; those of a second loader behind the first.
 
-    def __init__(self, state: State, rows: Sequence[np.ndarray]) -> None:
-        self.state, self.rows = state, rows
+    ``RowBatches(state, task=[rows, ...], memory=[rows, ...])``
+    """
+
+    def __init__(self, state: State, **loaders: Sequence[np.ndarray]) -> None:
+        self.state = state
+        self.rows = [(loader, rows) for loader, many in loaders.items() for rows in many]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i):  # type: ignore[no-untyped-def]
-        return {"task": self.state.batch(self.rows[i])}
+        loader, rows = self.rows[i]
+        return {loader: self.state.batch(rows)}
 
 
 class Phase(Protocol):
@@ -323,11 +347,15 @@ class Phase(Protocol):
         """What the optimiser moves; pure, for it is asked again on resume."""
         ...
 
-    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
+    def begin_epoch(self, state: State, epoch: int) -> None:
+        """Recompute what an epoch holds fixed; not called again when it is resumed half-way."""
+        return None
+
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
         """The batches of an epoch, one entry per loader; seeded by (seed, task, phase, epoch)."""
         ...
 
-    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
+    def loss(self, state: State, step: Step) -> LossTerms:
         """Named terms; the trainer sums, differentiates and logs them."""
         ...
 
@@ -339,7 +367,7 @@ class Phase(Protocol):
         """Gradient projection and the like."""
         return None
 
-    def after_step(self, state: State, step: Mapping[str, Batch]) -> None:
+    def after_step(self, state: State, step: Step) -> None:
         """Running statistics."""
         return None
 
@@ -348,13 +376,47 @@ class Phase(Protocol):
         return None
 
 
+@dataclass(frozen=True)
+class Computation(Phase):
+    """A phase that takes no step: its ``end`` computes something from what was learned."""
+
+    name: str
+    spec: PhaseSpec = PhaseSpec(epochs=0, select="last")
+
+    def trainable(self, state: State) -> Sequence[ParamGroup]:
+        return []
+
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
+        return ()
+
+    def loss(self, state: State, step: Step) -> LossTerms:
+        return {}
+
+
 class Method(Protocol):
-    """A continual-learning method. Implementations are frozen dataclasses of hyper-parameters."""
+    """A continual-learning method. Implementations are frozen dataclasses of hyper-parameters.
+
+    Attributes:
+        needs_task_id: it answers only where the task of an input is known.
+        default_replay, replay_kinds: the kind of replay it takes, and those it can take.
+        refuses: why it cannot take other kinds: a reason for ``replay.kind``, ``adapter.kind``.
+        default_selection: how the exemplars of a memory are chosen.
+        adapter_kinds: the kinds of adapter it can train.
+        has_head: its adapter has a head that gives logits.
+    """
 
     needs_task_id: ClassVar[bool] = False
     default_replay: ClassVar[str] = "none"
     replay_kinds: ClassVar[tuple[str, ...]] = ("none",)
+    refuses: ClassVar[Mapping[str, str]] = {}
+    default_selection: ClassVar[str] = "random"
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "full")
+    has_head: ClassVar[bool] = True
+
+    def modules(self, state: State) -> Mapping[str, nn.Module]:
+        """The method's own modules, as they are before anything is learned; saved with the
+        state."""
+        return {}
 
     def check(self, replay: str) -> None:
         """Raise ConfigError where an option does not go with another or with the kind of replay.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
@@ -13,8 +13,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from conpet.errors import ConfigError
-from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, PhaseSpec, RowBatches, State
-from conpet.methods.tune import Tune
+from conpet.methods.base import (
+    LossTerms,
+    Method,
+    ParamGroup,
+    Phase,
+    PhaseSpec,
+    RowBatches,
+    State,
+    Step,
+)
+from conpet.methods.tune import Tune, drawn
 from conpet.objectives.classify import cross_entropy
 from conpet.routing.base import oracle
 from conpet.routing.selector import top_k
@@ -161,7 +170,7 @@ class BalancedSelector(Selector):
     taken to be equally frequent, as dynamic replay draws them.
     """
 
-    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
+    def loss(self, state: State, step: Step) -> LossTerms:
         batch, n_old = step["task"], len(state.history) - 1
         new = float((batch.task == n_old).float().mean().clamp(0.01, 0.99))
         share = torch.tensor([(1 - new) / n_old] * n_old + [new], device=state.device)
@@ -203,22 +212,17 @@ class NewAdapter(Phase):
     def trainable(self, state: State) -> Sequence[ParamGroup]:
         return [ParamGroup(state.pool.parameters_of(state.task.name), self.spec.lr)]
 
-    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
-        drawn = state.replay.batches(
-            state.history,
-            state.store.lengths,
-            self.spec.batch_size,
-            state.rng(self.name, "epoch", epoch),
-        )
-        return RowBatches(state, drawn)
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
+        rows = drawn(state, state.replay, self.name, self.spec.batch_size, epoch)
+        return RowBatches(state, task=rows)
 
-    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
-        drawn = step["task"]
-        batch, routing = self._teaching(state, drawn)
+    def loss(self, state: State, step: Step) -> LossTerms:
+        whole = step["task"]
+        batch, routing = self._teaching(state, whole)
         if not len(batch):
             return {}
         logits = state.class_logits(batch, routing)
-        return {self.name: cross_entropy(logits, batch.label, len(drawn))}
+        return {self.name: cross_entropy(logits, batch.label, len(whole))}
 
     @torch.no_grad()
     def validate(self, state: State) -> float | None:
@@ -227,8 +231,8 @@ class NewAdapter(Phase):
             state.history, self.spec.eval_batch_size, state.rng(self.name, "validation")
         )
         right = total = 0
-        for drawn in state.chunks(rows):
-            batch, routing = self._teaching(state, drawn)
+        for chunk in state.chunks(rows):
+            batch, routing = self._teaching(state, chunk)
             if len(batch):
                 hit = state.class_logits(batch, routing).argmax(dim=1) == batch.label
                 right, total = right + int(hit.sum()), total + len(batch)
@@ -236,14 +240,12 @@ class NewAdapter(Phase):
 
     def end(self, state: State) -> None:
         state.pool.freeze(state.task.name)
-        state.replay.keep(
-            state.task, lambda rows: state.features(rows, state.task.name), state.rng("keep")
-        )
+        state.replay.keep(state.history, state.look(state.task.name), state.rng("keep"))
 
-    def _teaching(self, state: State, drawn: Batch) -> tuple[Batch, Routing]:
+    def _teaching(self, state: State, whole: Batch) -> tuple[Batch, Routing]:
         """The examples that give the new adapter a gradient, and the adapters that answer them."""
-        routing = self.method.routed(state, drawn, drawn.task)
+        routing = self.method.routed(state, whole, whole.task)
         if not self.method.skip_gradless:
-            return drawn, routing
+            return whole, routing
         mine = routing.weights[:, -1].nonzero()[:, 0]
-        return drawn.select(mine), Routing(routing.names, routing.weights[mine], "expand")
+        return whole.select(mine), Routing(routing.names, routing.weights[mine], "expand")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -11,42 +10,23 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, PhaseSpec, State
+from conpet.methods.base import Computation, Method, Phase, State
+from conpet.objectives.gaussian import add_classes, covariance
 from conpet.routing.base import plain
 from conpet.types import Batch, Routing
 
 
-@plain_dataclass(frozen=True)
-class Statistics(Phase):
+class Statistics(Computation):
     """Add the classes of the newest task: their means, and their share of the pooled scatter.
 
-    No step is taken. The result does not depend on the order of the tasks.
+    The result does not depend on the order of the tasks.
     """
 
-    name: str
-    spec: PhaseSpec
-
-    def trainable(self, state: State) -> Sequence[ParamGroup]:
-        return []
-
-    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
-        return ()
-
-    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
-        return {}
-
     def end(self, state: State) -> None:
-        task, d = state.task, state.backbone.hidden_size
-        h = torch.from_numpy(state.features(task.train)).double()  # (N, d)
+        task = state.task
+        h = torch.from_numpy(state.features(task.train))  # (N, d)
         column = torch.from_numpy(task.train_labels) - task.first_column
-        count = torch.bincount(column, minlength=len(task.labels)).double()  # (C_task,)
-        mean = torch.zeros(len(task.labels), d, dtype=torch.float64).index_add_(0, column, h)
-        mean /= count[:, None]
-        within = h - mean[column]
-        empty = torch.zeros(0, d, dtype=torch.float64)
-        state.buffers["lda/mean"] = torch.cat([state.buffers.get("lda/mean", empty), mean])
-        state.buffers["lda/scatter"] = state.buffers.get("lda/scatter", 0.0) + within.T @ within
-        state.buffers["lda/count"] = state.buffers.get("lda/count", 0.0) + count.sum()
+        add_classes(state.buffers, "lda", h, column, len(task.labels))
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -69,18 +49,14 @@ class LDA(Method):
     )
 
     def phases(self, state: State) -> Sequence[Phase]:
-        return [Statistics("statistics", PhaseSpec(epochs=0, select="last"))]
+        return [Statistics("statistics")]
 
     def route(self, state: State, batch: Batch) -> Routing:
         return plain(len(batch), state.device)
 
     def scores(self, state: State, batch: Batch, routing: Routing) -> Tensor:
         mean = state.buffers["lda/mean"]  # (C, d)
-        covariance = state.buffers["lda/scatter"] / state.buffers["lda/count"]
-        d = covariance.shape[0]
-        spread = float(covariance.trace()) / d or 1.0  # one example a class: the nearest mean
-        sphere = spread * torch.eye(d, dtype=covariance.dtype)
-        sigma = (1 - self.shrinkage) * covariance + self.shrinkage * sphere
+        sigma = covariance(state.buffers["lda/scatter"], state.buffers["lda/count"], self.shrinkage)
         weight = torch.linalg.solve(sigma, mean.T)  # (d, C)
         bias = -0.5 * (mean.T * weight).sum(dim=0)  # (C,)
         h = state.forward(batch, routing).features.double().cpu()

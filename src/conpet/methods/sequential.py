@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from conpet.methods.base import Method, Phase, State
-from conpet.methods.tune import Tune
+from conpet.methods.base import Phase, State
+from conpet.methods.tune import SHARED, OneAdapter, Tune
 from conpet.replay.dynamic import NoReplay
-from conpet.routing.base import single
-from conpet.types import Batch, Routing
-
-SHARED = "@shared"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Sequential(Method):
+class Sequential(OneAdapter):
     """One adapter and one growing head, tuned on each task's own data, task after task.
 
     The PET-only baseline of arXiv 2309.14763 (SeqLoRA elsewhere). The loss runs over all classes
@@ -26,10 +21,5 @@ class Sequential(Method):
     grows by task.
     """
 
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "full")
-
     def phases(self, state: State) -> Sequence[Phase]:
         return [Tune("adapter", state.spec, SHARED, "shared", len(state.labels), NoReplay())]
-
-    def route(self, state: State, batch: Batch) -> Routing:
-        return single(SHARED, len(batch), state.device)

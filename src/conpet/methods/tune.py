@@ -1,18 +1,35 @@
-"""The phase that most methods are made of: tune one adapter and its head by cross-entropy."""
+"""What many methods are made of: tune one adapter and its head by cross-entropy, keep exemplars."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
-from conpet.methods.base import LossTerms, ParamGroup, Phase, PhaseSpec, RowBatches, State
+from conpet.methods.base import (
+    Computation,
+    LossTerms,
+    Method,
+    ParamGroup,
+    Phase,
+    PhaseSpec,
+    RowBatches,
+    State,
+    Step,
+)
 from conpet.objectives.classify import cross_entropy
-from conpet.replay.base import Replay
+from conpet.objectives.prototypes import class_means
+from conpet.replay.base import Replay, Rows
+from conpet.replay.dynamic import NoReplay
 from conpet.routing.base import single
-from conpet.types import Batch
+from conpet.types import Batch, Routing
+
+SHARED = "@shared"
+"""The one adapter of a method that has one for all tasks."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +63,14 @@ class Tune(Phase):
     def trainable(self, state: State) -> Sequence[ParamGroup]:
         return [ParamGroup(state.pool.parameters_of(self.adapter), self.spec.lr)]
 
-    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
-        drawn = self.replay.batches(
-            state.history,
-            state.store.lengths,
-            self.spec.batch_size,
-            state.rng(self.name, "epoch", epoch),
-        )
-        return RowBatches(state, drawn)
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
+        rows = drawn(state, self.replay, self.name, self.spec.batch_size, epoch)
+        return RowBatches(state, task=rows)
 
-    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
+    def loss(self, state: State, step: Step) -> LossTerms:
         batch = step["task"]
-        return {
-            self.name: cross_entropy(
-                self._logits(state, batch), self._wanted(state, batch), len(batch)
-            )
-        }
+        wanted = self._wanted(state, batch)
+        return {self.name: cross_entropy(self._logits(state, batch), wanted, len(batch))}
 
     @torch.no_grad()
     def validate(self, state: State) -> float | None:
@@ -76,22 +85,77 @@ class Tune(Phase):
             right.index_add_(0, batch.task.cpu(), hit.float().cpu())
             total.index_add_(0, batch.task.cpu(), torch.ones(len(batch)))
         seen = total > 0
-        if self.role == "selector" and int(seen.sum()) < 2:
+        if int(seen.sum()) < 2 <= len(state.history) and self._means_all_tasks:
             return None  # always naming the newest task would look best
         return float(100 * (right[seen] / total[seen]).mean()) if bool(seen.any()) else None
+
+    @property
+    def _means_all_tasks(self) -> bool:
+        """Whether the best state is one for old tasks too."""
+        return self.role == "selector" or not isinstance(self.replay, NoReplay)
 
     def end(self, state: State) -> None:
         state.pool.freeze(self.adapter)
 
-    def _logits(self, state: State, batch: Batch) -> torch.Tensor:
-        features = state.forward(batch, single(self.adapter, len(batch), state.device)).features
-        return state.pool.head(self.adapter)(features)
+    def _features(self, state: State, batch: Batch) -> Tensor:
+        """(B, d) what the head sees."""
+        return state.forward(batch, single(self.adapter, len(batch), state.device)).features
 
-    def _hits(self, state: State, batch: Batch) -> torch.Tensor:
+    def _logits(self, state: State, batch: Batch) -> Tensor:
+        return state.pool.head(self.adapter)(self._features(state, batch))
+
+    def _hits(self, state: State, batch: Batch) -> Tensor:
         """(B,) what ``validate`` counts as right."""
         return self._logits(state, batch).argmax(dim=1) == self._wanted(state, batch)
 
-    def _wanted(self, state: State, batch: Batch) -> torch.Tensor:
+    def _wanted(self, state: State, batch: Batch) -> Tensor:
         if self.target == "task":
             return batch.task
         return batch.label - (state.task.first_column if self.target == "within" else 0)
+
+
+def drawn(state: State, replay: Replay, name: str, batch_size: int, epoch: int) -> list[Rows]:
+    """The batches that ``replay`` draws for an epoch of phase ``name``; the same whenever asked."""
+    rng = state.rng(name, "epoch", epoch)
+    return replay.batches(state.history, state.store.lengths, batch_size, rng)
+
+
+def drawn_rows(state: State, name: str, batch_size: int, epochs: Iterable[int]) -> Rows:
+    """The rows of these epochs' batches, each once."""
+    batches = [b for epoch in epochs for b in drawn(state, state.replay, name, batch_size, epoch)]
+    return np.unique(np.concatenate(batches))
+
+
+def head_of(state: State, adapter: str) -> dict[str, nn.Parameter]:
+    """The trainable parameters of an adapter's head alone."""
+    own = state.pool.parameters_of(adapter)
+    return {key: p for key, p in own.items() if key.startswith("head.")}
+
+
+def place_prototypes(state: State, name: str, rows: Rows) -> None:
+    """Buffer ``name`` (C, d): the mean h of each class over ``rows``, by the shared adapter.
+
+    A class without a row among them keeps its last prototype (zeros if it never had one).
+    """
+    h = torch.from_numpy(state.features(rows, SHARED))
+    before = state.buffers.get(name, torch.zeros(0, h.shape[1])).cpu()
+    missing = torch.zeros(state.n_classes - len(before), h.shape[1])
+    column = torch.from_numpy(state.columns_of(rows))
+    state.buffers[name] = class_means(h, column, torch.cat([before, missing]))
+
+
+@dataclass(frozen=True)
+class KeepExemplars(Computation):
+    """The memory chooses what it keeps of the newest task, by what ``adapter`` makes of it."""
+
+    adapter: str = SHARED
+
+    def end(self, state: State) -> None:
+        state.replay.keep(state.history, state.look(self.adapter), state.rng("keep"))
+
+
+class OneAdapter(Method):
+    """What the methods share that tune one adapter and one growing head for all tasks."""
+
+    def route(self, state: State, batch: Batch) -> Routing:
+        return single(SHARED, len(batch), state.device)

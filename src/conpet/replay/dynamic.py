@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import zip_longest
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from conpet.replay.base import (
     Rows,
     Tasks,
     draw_old,
-    endless,
+    mixed_epoch,
     plain_epoch,
     split_batch,
+    within,
 )
 
 
@@ -31,10 +33,12 @@ class DynamicReplay(KeepsNothing):
     Attributes:
         batch_limit: batches an epoch, training and validation together.
         new_to_old: ratio of new to old examples in a batch.
+        at_least: examples of a class among the reference rows of a stage.
     """
 
     batch_limit: int
     new_to_old: float = 1.0
+    at_least: int = 10
 
     @property
     def train_batches(self) -> int:
@@ -48,18 +52,39 @@ class DynamicReplay(KeepsNothing):
         self, tasks: Tasks, lengths: np.ndarray, batch_size: int, rng: np.random.Generator
     ) -> list[Rows]:
         *old, new = [t.train for t in tasks]
-        n_new, n_old = split_batch(batch_size, self.new_to_old)
+        sizes = split_batch(batch_size, self.new_to_old)
         if not old:
             return plain_epoch(new, lengths, batch_size, rng)
-        stream = endless(new, rng)
-        return [
-            rng.permutation(
-                np.concatenate(
-                    [np.fromiter(islice(stream, n_new), np.int64), draw_old(old, n_old, rng)]
-                )
-            )
-            for _ in range(self.train_batches)
+        draw = partial(draw_old, old, rng=rng)
+        return mixed_epoch(new, draw, self.train_batches, sizes, rng)
+
+    def reference(self, tasks: Tasks, drawn: Rows, rng: np.random.Generator) -> Rows:
+        """What was drawn, with at least ``at_least`` examples of each class (or all it has).
+
+        Never more rows than were drawn: extra ones of rare classes take the place of others. Where
+        that is not enough for all, every class gets one before any gets two.
+        """
+        drawn = np.unique(drawn)
+        picks = [
+            rng.permutation(task.train[task.train_labels == column])[: self.at_least]
+            for task in tasks
+            for column in np.unique(task.train_labels)
         ]
+        turns = zip_longest(*picks, fillvalue=-1)
+        first = np.array([row for turn in turns for row in turn if row >= 0], np.int64)
+        rest = rng.permutation(np.setdiff1d(drawn, first))
+        return np.sort(np.concatenate([first, rest])[: len(drawn)])
+
+    def rehearsal(
+        self,
+        tasks: Tasks,
+        rows: Rows,
+        lengths: np.ndarray,
+        batch_size: int,
+        rng: np.random.Generator,
+    ) -> list[Rows]:
+        """As ``batches``, from the reference rows."""
+        return self.batches(within(tasks, rows), lengths, batch_size, rng)
 
     def validation(self, tasks: Tasks, batch_size: int, rng: np.random.Generator) -> Rows:
         *old, new = [t.valid for t in tasks]

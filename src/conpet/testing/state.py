@@ -53,6 +53,8 @@ def tiny_state(
 def teach(state: State, method: Method, *tasks: Task, observer: Observer | None = None) -> Cost:
     """Let ``method`` learn ``tasks``, one after another; what the last one took."""
     cost = Cost()
+    if not state.pool.names:
+        state.modules = dict(method.modules(state))
     for task in tasks:
         _add(state, task)
         trainer = Trainer(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State
+from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State, Step
 from conpet.types import Batch, Routing
 
 Snapshot = dict[str, Tensor]
@@ -30,6 +30,9 @@ class Watch(Method):
 
     def phases(self, state: State) -> Sequence[Phase]:
         return [_Watched(phase, self) for phase in self.method.phases(state)]
+
+    def modules(self, state: State) -> Mapping[str, nn.Module]:
+        return self.method.modules(state)
 
     def route(self, state: State, batch: Batch) -> Routing:
         return self.method.route(state, batch)
@@ -63,10 +66,13 @@ class _Watched(Phase):
         self.declared = {key for key, p in _parameters(state).items() if id(p) in wanted}
         return groups
 
-    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
+    def begin_epoch(self, state: State, epoch: int) -> None:
+        self.phase.begin_epoch(state, epoch)
+
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
         return self.phase.batches(state, epoch)
 
-    def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
+    def loss(self, state: State, step: Step) -> LossTerms:
         return self.phase.loss(state, step)
 
     def validate(self, state: State) -> float | None:
@@ -75,7 +81,7 @@ class _Watched(Phase):
     def after_backward(self, state: State) -> None:
         self.phase.after_backward(state)
 
-    def after_step(self, state: State, step: Mapping[str, Batch]) -> None:
+    def after_step(self, state: State, step: Step) -> None:
         self.phase.after_step(state, step)
 
     def end(self, state: State) -> None:

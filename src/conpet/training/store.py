@@ -170,8 +170,9 @@ class RunStore:
         for name, facts in meta["adapters"].items():
             if name in state.pool.names:
                 state.pool.thaw(name)
-                head = state.pool.head(name)
-                head.grow(facts["n_classes"] - head.weight.shape[0], 0)
+                if state.pool.has_head(name):
+                    head = state.pool.head(name)
+                    head.grow(facts["n_classes"] - head.weight.shape[0], 0)
             else:
                 state.pool.add(name, seed=0, n_classes=facts["n_classes"], role=facts["role"])
             state.pool.load_tensors(name, _under(tensors, f"adapter/{name}/"))

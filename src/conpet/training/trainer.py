@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from conpet.errors import ConpetError
 from conpet.events import Observer
-from conpet.methods.base import Method, ParamGroup, Phase, State
-from conpet.types import Batch
+from conpet.methods.base import Method, ParamGroup, Phase, State, Step
 
 
 class Interrupted(ConpetError):
@@ -116,6 +115,7 @@ class Trainer:
             phase.begin(state)
         groups = phase.trainable(state)
         parameters = {name: p for group in groups for name, p in group.parameters.items()}
+        _train_alone(parameters, state.modules)
         optimiser = optimiser_for(groups, spec.weight_decay, spec.eps, progress.optimiser)
         epochs = spec.epochs if spec.steps is None else math.inf
         most = None if spec.steps is None else spec.steps * spec.accumulate  # batches
@@ -124,6 +124,8 @@ class Trainer:
         passes, announced = state.passes, None
         # A batch count that is not 0 is an epoch that has yet to be closed, by its validation.
         while progress.epoch < epochs and (most is None or progress.step < most or progress.batch):
+            if not progress.batch:
+                phase.begin_epoch(state, progress.epoch)
             batches = phase.batches(state, progress.epoch)
             total = most or len(batches) * spec.epochs
             if announced != total:
@@ -167,7 +169,7 @@ class Trainer:
     def step(
         self,
         phase: Phase,
-        batch: Mapping[str, Batch],
+        batch: Step,
         parameters: Mapping[str, nn.Parameter],
         optimiser: torch.optim.Optimizer,
         progress: Progress,
@@ -262,6 +264,14 @@ def optimiser_for(
         device = "cpu" if slot == "step" else by_name[name].device  # as AdamW keeps them
         optimiser.state[by_name[name]][slot] = value.to(device)
     return optimiser
+
+
+def _train_alone(parameters: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module]) -> None:
+    """Of a method's own modules, a phase trains what it declares. (Adapters are live or frozen.)"""
+    for module in modules.values():
+        module.requires_grad_(False)
+    for p in parameters.values():
+        p.requires_grad_(True)
 
 
 def _set_lr(optimiser: torch.optim.Optimizer, share: float) -> None:

@@ -16,7 +16,8 @@ from conpet.methods.base import PhaseSpec, State
 from conpet.methods.joint import JOINT, Joint
 from conpet.methods.lda import LDA
 from conpet.methods.per_task import PerTask
-from conpet.methods.sequential import SHARED, Sequential
+from conpet.methods.sequential import Sequential
+from conpet.methods.tune import SHARED
 from conpet.testing import synthetic_stream, teach, tiny_state
 
 STREAM = synthetic_stream(n_tasks=3)

@@ -17,7 +17,7 @@ from conpet.events import Observer
 from conpet.methods.base import PhaseSpec
 from conpet.methods.conpet_dynamic import SELECTOR, ConpetDynamic
 from conpet.replay.dynamic import DynamicReplay, FullReplay, NoReplay
-from conpet.replay.memory import MemoryReplay
+from conpet.replay.memory import Budget, MemoryReplay
 from conpet.streams import Stream
 from conpet.testing import synthetic_stream, teach, tiny_state
 from conpet.types import Task
@@ -118,7 +118,9 @@ class AtFirstStep(Observer):
             self.tensors = self.state.pool.tensors(self.name)
 
 
-@pytest.mark.parametrize("replay", [DynamicReplay(10), FullReplay(), MemoryReplay(2), NoReplay()])
+@pytest.mark.parametrize(
+    "replay", [DynamicReplay(10), FullReplay(), MemoryReplay(Budget(2)), NoReplay()]
+)
 @pytest.mark.parametrize("top_k", [1, 2, "all"])
 def test_it_learns_with_every_replay_and_any_number_of_adapters(replay: Any, top_k: Any) -> None:
     state = tiny_state(replay=replay, spec=SPEC)
@@ -134,7 +136,7 @@ def test_it_learns_with_every_replay_and_any_number_of_adapters(replay: Any, top
 
 
 def test_memory_is_chosen_by_features_of_the_new_adapter() -> None:
-    state = tiny_state(replay=MemoryReplay(2, "kmeans"), spec=SPEC)
+    state = tiny_state(replay=MemoryReplay(Budget(2), "kmeans"), spec=SPEC)
     teach(state, ConpetDynamic(), *STREAM.tasks)
     assert isinstance(state.replay, MemoryReplay)
     assert [len(state.replay.kept[name]) for name in state.task_names] == [4, 4, 4]

@@ -146,3 +146,35 @@ def test_no_replay_visits_the_newest_task_alone(make_tasks: MakeTasks) -> None:
     assert sorted(np.concatenate(drawn).tolist()) == tasks[-1].train.tolist()
     valid = NoReplay().validation(tasks, 8, np.random.default_rng(0))
     assert valid.tolist() == tasks[-1].valid.tolist()
+
+
+# Reference rows -----------------------------------------------------------------------------------
+
+
+def test_reference_rows_are_what_was_drawn_with_a_minimum_of_each_class(
+    make_tasks: MakeTasks,
+) -> None:
+    tasks = make_tasks([60, 60, 60])
+    drawn = np.concatenate([tasks[0].train[:1], tasks[2].train[:50]])
+    replay = DynamicReplay(10, at_least=4)
+    rows = replay.reference(tasks, np.tile(drawn, 2), np.random.default_rng(0))
+    assert len(rows) == len(set(rows.tolist())) == len(drawn)
+    columns = np.concatenate([t.train_labels for t in tasks])
+    assert np.bincount(columns[rows], minlength=6).min() >= 4
+
+
+def test_with_few_rows_every_class_gets_one_before_any_gets_two(make_tasks: MakeTasks) -> None:
+    tasks = make_tasks([60, 60, 60])
+    rows = DynamicReplay(10).reference(tasks, tasks[2].train[:8], np.random.default_rng(0))
+    columns = np.concatenate([t.train_labels for t in tasks])[rows]
+    assert len(rows) == 8
+    assert sorted(np.bincount(columns, minlength=6).tolist()) == [1, 1, 1, 1, 2, 2]
+
+
+def test_rehearsal_draws_from_the_reference_rows_alone(make_tasks: MakeTasks) -> None:
+    tasks = make_tasks([60, 60, 60])
+    pool = np.concatenate([tasks[0].train[:3], tasks[2].train[:5]])
+    drawn = DynamicReplay(10).rehearsal(tasks, pool, np.ones(180), 8, np.random.default_rng(0))
+    assert len(drawn) == 8
+    assert set(np.concatenate(drawn).tolist()) == set(pool.tolist())
+    assert all(int(np.isin(rows, tasks[2].train).sum()) == 4 for rows in drawn)

@@ -70,7 +70,7 @@ class Toy(Phase):
 
     def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Batch]]:
         self.calls.append(f"batches {epoch}")
-        return RowBatches(state, [state.task.train[np.array(group)] for group in self.groups])
+        return RowBatches(state, task=[state.task.train[np.array(group)] for group in self.groups])
 
     def loss(self, state: State, step: Mapping[str, Batch]) -> LossTerms:
         self.calls.append("loss")

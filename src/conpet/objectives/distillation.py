@@ -1,0 +1,15 @@
+"""What a model said before, kept as a target (B examples, C classes)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def distillation(before: Tensor, now: Tensor, temperature: float) -> Tensor:
+    """-(1/B) sum_b sum_c softmax(before_b / t)[c] log softmax(now_b / t)[c], in fp32.
+
+    Args:
+        before, now: (B, C) logits of the same classes in the same columns.
+    """
+    target = (before.float() / temperature).softmax(dim=1)
+    return -(target * (now.float() / temperature).log_softmax(dim=1)).sum(dim=1).mean()

@@ -1,0 +1,44 @@
+"""Classes as normal distributions with one covariance, updated task by task, in fp64.
+
+Shapes: n examples, C classes seen, d features. Tables: ``mean`` (C, d), ``scatter`` (d, d), the sum
+over all examples of the outer product of their distance from the class mean, and ``count`` (), how
+many examples there were. They do not depend on the order of the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+import torch
+from torch import Tensor
+
+
+def add_classes(
+    tables: MutableMapping[str, Tensor], prefix: str, features: Tensor, column: Tensor, n_new: int
+) -> None:
+    """Add ``n_new`` classes by their features (n, d); ``column`` (n,) counts from the first one.
+
+    The tables are ``prefix/mean``, ``prefix/scatter`` and ``prefix/count``.
+    """
+    h = features.double().cpu()
+    d = h.shape[1]
+    count = torch.bincount(column, minlength=n_new).double()  # (n_new,)
+    mean = torch.zeros(n_new, d, dtype=torch.float64).index_add_(0, column, h)
+    mean /= count[:, None]
+    within = h - mean[column]
+    empty = torch.zeros(0, d, dtype=torch.float64)
+    tables[f"{prefix}/mean"] = torch.cat([tables.get(f"{prefix}/mean", empty), mean])
+    tables[f"{prefix}/scatter"] = tables.get(f"{prefix}/scatter", 0.0) + within.T @ within
+    tables[f"{prefix}/count"] = tables.get(f"{prefix}/count", 0.0) + count.sum()
+
+
+def covariance(scatter: Tensor, count: Tensor, shrinkage: float) -> Tensor:
+    """Sigma = (1 - g) S + g tr(S)/d I, (d, d), with S = scatter / count and g the shrinkage.
+
+    Where S is zero (one example a class) Sigma is the unit sphere.
+    """
+    s = scatter / count
+    d = s.shape[0]
+    spread = float(s.trace()) / d or 1.0
+    sphere = spread * torch.eye(d, dtype=s.dtype)
+    return (1 - shrinkage) * s + shrinkage * sphere

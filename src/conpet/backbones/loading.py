@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from conpet.backbones.base import Backbone
 from conpet.backbones.decoder import DecoderBackbone
+from conpet.backbones.depth import keep_first
 from conpet.backbones.encdec import EncoderDecoderBackbone
 from conpet.backbones.encoder import EncoderBackbone
 from conpet.errors import ConfigError, MissingDependencyError, did_you_mean
@@ -44,6 +45,7 @@ def load_backbone(
     attention: str = "auto",
     quantisation: str | None = None,
     device: str = "cpu",
+    layers: int | None = None,
 ) -> Backbone:
     """Load a registered backbone, a folder, or a model of the hub.
 
@@ -54,9 +56,10 @@ def load_backbone(
             times faster backward under bf16, as fast in fp32), else what transformers chooses.
         quantisation: ``bitsandbytes-8bit``, ``bitsandbytes-4bit``, ``torchao-int8``, or None.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+        layers: keep only the first so many layers; None keeps all.
 
     Raises:
-        ConfigError: unknown name or option.
+        ConfigError: unknown name or option, or more layers than there are.
         MissingDependencyError: a package or device that is not there.
     """
     name = str(name_or_path)
@@ -71,6 +74,8 @@ def load_backbone(
         backbone: Backbone = BACKBONES.load(name)(**options)
     else:
         backbone = load_pretrained(name, **options)
+    if layers is not None:
+        backbone = keep_first(backbone, layers)
     _ = backbone.fingerprint  # now: full tuning may change the weights later
     return backbone
 

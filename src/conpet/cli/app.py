@@ -9,7 +9,7 @@ from types import ModuleType
 
 import typer
 
-from conpet.cli import doctor, eval, init, learn, ls, predict, report, run, show, validate
+from conpet.cli import doctor, eval, init, learn, ls, predict, report, run, show, study, validate
 from conpet.cli.common import print_json
 from conpet.errors import ConpetError
 
@@ -19,6 +19,7 @@ VERBS: dict[str, ModuleType] = {
     "predict": predict,
     "eval": eval,
     "report": report,
+    "study": study,
     "ls": ls,
     "show": show,
     "init": init,

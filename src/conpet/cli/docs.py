@@ -14,8 +14,8 @@ INTRODUCTION = """\
 Made by `python -m conpet.cli.docs > docs/cli.md`; do not edit it by hand.
 
 Every verb has `--json` (one JSON document on standard output, everything else on standard error).
-Exit codes: 0 done, 1 a defect of conpet, 2 an error that you can mend, 130 stopped by a signal with
-all progress saved.
+Exit codes: 0 done, 1 a defect of conpet or a failed run of a study, 2 an error that you can mend,
+130 stopped by a signal with all progress saved.
 """
 
 

@@ -31,8 +31,9 @@ PROTOTYPES = "emar/prototypes"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class EMAR(OneAdapter):
-    """Task k:
+    """Episodic memory activation and reconsolidation: replay, then classes gather at prototypes.
 
+    Task k:
     1. Adapter and head are tuned on new and old examples, as in ``replay``.
     2. The memory keeps exemplars of the task.
     3. Reconsolidation. At the start of an epoch p_c is the mean h of the exemplars of class c. Then

@@ -25,7 +25,10 @@ NO_REPLAY = "it replays features that it draws by itself, and keeps no example"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LatentReplay(OneAdapter):
-    """Features h of a frozen model; per class a mean mu_c, and one shrunk covariance Sigma of all.
+    """The head is refitted on features drawn from a Gaussian of every old class.
+
+    Features h are those of a frozen model; a class has a mean mu_c, all share one shrunk covariance
+    Sigma.
 
     1. Task 1, with ``features=first-task``: adapter and head are tuned, then the adapter is frozen.
        With ``backbone`` no adapter is ever trained.

@@ -24,8 +24,9 @@ NO_REPLAY = "what it learned of old tasks is frozen, so an old example would tea
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SeqStar(OneAdapter):
-    """Task 1: a short warm-up of the head alone, then adapter and head. Then the adapter is frozen.
+    """The adapter is tuned on the first task and frozen; later tasks add rows to the head.
 
+    Task 1: a short warm-up of the head alone, then adapter and head.
     Task k >= 2: the new rows of the head are trained on the new data; old rows stay as they are.
     Prediction: all rows compete.
 

@@ -21,7 +21,7 @@ from conpet.cli import main
 from conpet.cli.app import VERBS
 from conpet.cli.common import table
 from conpet.cli.docs import help_text, markdown
-from conpet.config import parse_config
+from conpet.config import PRESETS, parse_config
 from conpet.registry import BACKBONES, METHODS, METRICS, STREAMS
 
 TINY = [
@@ -138,7 +138,8 @@ def test_the_page_of_the_command_line_is_current() -> None:
 )
 def test_ls(conpet: Conpet, kind: str, names: Iterable[str]) -> None:
     listed = conpet("ls", kind, "--json").document[kind]
-    assert [entry["name"] for entry in listed] == list(names)
+    presets = list(PRESETS) if kind == "methods" else []
+    assert [entry["name"] for entry in listed] == [*names, *presets]
     text = conpet("ls", kind).out
     assert all(entry["summary"] in text for entry in listed)
 
@@ -149,6 +150,12 @@ def test_show_method(conpet: Conpet, name: str) -> None:
     assert document["doc"]
     assert all(option["doc"] for option in document["options"])
     assert document["doc"].splitlines()[0] in conpet("show", "method", name).out
+
+
+def test_show_preset(conpet: Conpet) -> None:
+    document = conpet("show", "method", "conpet-static", "--json").document
+    assert list(document["bases"]) == ["replay", "emr", "ea-emr", "emar", "crl"]
+    assert "replay | emr | ea-emr | emar | crl" in conpet("show", "method", "conpet-static").out
 
 
 def test_show_stream(conpet: Conpet) -> None:

@@ -1,0 +1,38 @@
+"""A backbone with its first layers alone: less deep, and cheaper."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from conpet.backbones.base import Backbone
+from conpet.errors import ConfigError
+
+
+def keep_first(backbone: Backbone, layers: int) -> Backbone:
+    """Drop all layers but the first ``layers``; what comes before and behind them stays.
+
+    Raises:
+        ConfigError: it does not have so many, or none of its modules is a list of its layers.
+    """
+    config = backbone.model.config
+    n = int(config.num_hidden_layers)
+    if not 1 <= layers <= n:
+        raise ConfigError(
+            f"backbone.layers is {layers}, and backbone '{backbone.name}' has {n}; "
+            f"allowed: 1 to {n}, or null for all"
+        )
+    if layers == n:
+        return backbone
+    stack = next(
+        (m for m in backbone.model.modules() if isinstance(m, nn.ModuleList) and len(m) == n), None
+    )
+    if stack is None:
+        raise ConfigError(
+            f"backbone.layers is {layers}, and the layers of backbone '{backbone.name}' (a "
+            f"'{config.model_type}' model) were not found; leave it out"
+        )
+    del stack[layers:]
+    if getattr(config, "layer_types", None):  # what each layer attends to
+        config.layer_types = config.layer_types[:layers]
+    config.num_hidden_layers = layers
+    return backbone

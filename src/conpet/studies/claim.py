@@ -1,0 +1,131 @@
+"""Study ``claim``: what Static ConPET promises, in both readings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from conpet.studies.base import Cell, Labels, Plan, Rows, Study
+from conpet.studies.say import distinct, gap, mean, pick, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASES = {
+    "replay": (),
+    "emr": (),
+    "ea-emr": (),
+    "emar": ("method.prototype_epochs=2",),
+    "crl": (),
+}
+"""The methods that Static ConPET builds on, and their words."""
+STREAMS = {
+    "tiny": {"banking77": 1},
+    "small": {"banking77": 1},
+    "full": {"fewrel": 3, "clinc150-mixed": 3, "multiconer": 1, "banking77": 1},
+}
+"""Streams by size, and how many of the seeds they are run with."""
+MEMORY = ("replay.kind=memory", "replay.per_class=5", "replay.epoch=limit")
+SCALE = {
+    "full": (
+        "stream.preset=none",
+        "stream.train_per_class=20",
+        "stream.valid_per_class=5",
+        "stream.test_per_class=10",
+        "replay.batch_limit=10",
+        "replay.new_to_old=1",
+    )
+}
+"""Words of a size, over the size's own."""
+EXPECTED = 5.0
+"""Points above the baseline without replay that the paper reports as the least."""
+
+
+def grid(plan: Plan) -> list[Cell]:
+    """Seed after seed: what is there when it is stopped is as even as can be."""
+    streams = {plan.stream: len(plan.seeds)} if plan.chosen else STREAMS[plan.size.name]
+    cells = []
+    for place, seed in enumerate(plan.seeds):
+        for stream in (name for name, n_seeds in streams.items() if place < n_seeds):
+            for arm, words in arms().items():
+                labels: Labels = {"stream": stream, "arm": arm, "seed": seed}
+                method, *settings = words
+                scale = (*SCALE.get(plan.size.name, ()), *settings)
+                cells.append(plan.cell(method, labels, *scale, stream=(f"stream={stream}",)))
+    return cells
+
+
+def arms() -> dict[str, tuple[str, ...]]:
+    """What is compared: its name, then the method and its words.
+
+    conpet-static(emr) is conpet-static(replay): without a memory there is nothing to choose.
+    """
+    found: dict[str, tuple[str, ...]] = {"sequential": ("sequential",)}
+    for base, words in BASES.items():
+        if base != "emr":
+            found[static(base)] = ("conpet-static", f"method.base={base}", *words)
+        found[memory(base)] = (base, *MEMORY, *words)
+    return found
+
+
+def static(base: str) -> str:
+    return f"conpet-static-{'replay' if base == 'emr' else base}"
+
+
+def memory(base: str) -> str:
+    return f"{base}-memory"
+
+
+def plot(rows: Rows) -> Figure:
+    from conpet.studies.figures import bars
+
+    columns = {}
+    for stream in distinct(rows, "stream"):
+        named = {arm: pick(rows, stream=stream, arm=arm) for arm in arms()}
+        columns[f"{stream}: whole accuracy, %"] = ("whole_accuracy", named)
+    return bars(columns)
+
+
+def text(rows: Rows) -> Iterator[str]:
+    for stream in distinct(rows, "stream"):
+        here = pick(rows, stream=stream)
+        yield from _of_stream(stream, here)
+    yield (
+        "Steps of each arm, mean over all runs: "
+        + ", ".join(f"{arm} {say(pick(rows, arm=arm), 'steps', 0)}" for arm in arms())
+        + "."
+    )
+
+
+def _of_stream(stream: str, rows: Rows) -> Iterator[str]:
+    plain = pick(rows, arm="sequential")
+    known = [base for base in BASES if base != "emr" and pick(rows, arm=static(base))]
+    if not known or not plain:
+        return
+    best = max(known, key=lambda base: mean(pick(rows, arm=static(base)), "whole_accuracy"))
+    over = mean(pick(rows, arm=static(best)), "whole_accuracy") - mean(plain, "whole_accuracy")
+    yield (
+        f"{stream}, first reading: sequential {say(plain, 'whole_accuracy')} %, the best of Static "
+        f"ConPET ({best}) {say(pick(rows, arm=static(best)), 'whole_accuracy')} %: "
+        f"{over:+.1f} points, {'at least' if over >= EXPECTED else 'less than'} {EXPECTED:g}."
+    )
+    seconds = [
+        f"{base} {gap(pick(rows, arm=static(base)), pick(rows, arm=memory(base)), 'whole_accuracy')}"
+        for base in BASES
+    ]
+    yield (
+        f"{stream}, second reading: dynamic replay against the memory of the same method at equal "
+        f"steps, points of whole accuracy: {', '.join(seconds)}."
+    )
+
+
+STUDY = Study(
+    name="claim",
+    title="Static ConPET: what it promises, measured",
+    question="Is a method made for a small memory better by at least five points than tuning "
+    "without replay once it has an adapter and dynamic replay, and better than with its memory?",
+    streams={"": "banking77"},
+    grid=grid,
+    plot=plot,
+    text=text,
+)

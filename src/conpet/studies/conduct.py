@@ -1,0 +1,162 @@
+"""Conduct a study: make what is missing of its runs, then its rows, its plot and its text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conpet.errors import ConpetError
+from conpet.evaluation.collect import collect
+from conpet.runtime import environment, read_json, write_bytes_atomic, write_json_atomic
+from conpet.studies.base import Cell, Plan, Probe, Row, Study
+from conpet.studies.rows import rounded, row_of, table
+from conpet.studies.runner import Failure, Job, Tell, run_job, run_jobs
+from conpet.studies.say import seeds_line
+
+FILES = ("study.json", "data.csv", "plot.svg", "text.md")
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """A study as far as it came.
+
+    Attributes:
+        document: the content of ``study.json``; None where no run finished and nothing is written.
+        text: the content of ``text.md``.
+        failures: what did not end well; the figures of all else are there.
+    """
+
+    document: dict[str, Any] | None
+    text: str
+    failures: tuple[Failure, ...]
+
+
+def conduct(
+    study: Study,
+    plan: Plan,
+    *,
+    command: str = "",
+    at_once: int = 1,
+    tell: Tell = lambda _: None,
+) -> Conducted:
+    """Run what is not finished, and write ``FILES`` into the folder of the plan.
+
+    Args:
+        command: what was typed, for ``study.json``.
+        at_once: processes at the same time.
+        tell: called with a line of progress.
+
+    Raises:
+        CheckpointError: the folder holds runs with other settings; nothing was started.
+        KeyboardInterrupt: stopped by a signal; the same call goes on.
+    """
+    study.prepare(plan)
+    cells, probes = study.grid(plan), study.probes(plan)
+    tell(f"study {study.name}, size {plan.size.name}: {len(cells)} runs in {plan.folder}")
+    failures = run_jobs([cell_job(cell, plan) for cell in cells], at_once=at_once, tell=tell)
+    broken = {failure.name for failure in failures}
+    ready = [probe for probe in probes if probe.needs not in broken]
+    if ready:
+        tell(f"{len(ready)} measurements after the runs")
+    failures += run_jobs([probe_job(p, plan) for p in ready], at_once=at_once, tell=tell)
+    broken |= {failure.name for failure in failures}
+
+    rows, damaged = _rows(study, plan, [c for c in cells if c.name not in broken])
+    rows = _joined(rows, plan, [p for p in ready if p.name not in broken])
+    failures += damaged
+    if not rows:
+        return Conducted(None, "", tuple(failures))
+    return _write(study, plan, rows, failures, command)
+
+
+def cell_job(cell: Cell, plan: Plan) -> Job:
+    """The process of a cell, with where and how it is computed."""
+    words = list(cell.words)
+    words += [] if plan.data is None else [f"stream.data={plan.data}"]
+    words += [] if plan.threads is None else [f"threads={plan.threads}"]
+    return run_job(cell.name, words, plan.run_folder(cell.name))
+
+
+def probe_job(probe: Probe, plan: Plan) -> Job:
+    """The process of a probe; its result is one JSON file that names the words it answers."""
+    out = plan.run_folder(f"{probe.name}.json")
+    threads = () if plan.threads is None else ("--threads", str(plan.threads))
+    return Job(
+        probe.name,
+        ("conpet.studies.probe", "--out", str(out), *threads, *probe.words),
+        plan.run_folder(f"{probe.name}.log"),
+        lambda: out.exists() and read_json(out)["words"] == list(probe.words),
+    )
+
+
+def _rows(study: Study, plan: Plan, cells: Sequence[Cell]) -> tuple[list[Row], list[Failure]]:
+    """A row a run; a folder that cannot be read is a failure of its own."""
+    rows, failures = [], []
+    for cell in cells:
+        folder = plan.run_folder(cell.name)
+        try:
+            record = collect(folder)
+            rows.append(row_of(cell, record) | rounded(study.measure(record)))
+        except (ConpetError, OSError) as error:
+            log = folder.with_name(f"{folder.name}.log")
+            failures.append(Failure(cell.name, 0, log, str(error)))
+    return rows, failures
+
+
+def _joined(rows: list[Row], plan: Plan, probes: Sequence[Probe]) -> list[Row]:
+    """What probes have found, in the rows with their labels or behind them."""
+    rows = list(rows)
+    for probe in probes:
+        found = read_json(plan.run_folder(f"{probe.name}.json"))["rows"]
+        same = [r for r in rows if "run" in r and probe.labels.items() <= r.items()]
+        if same:
+            same[0].update(found[0])
+        else:
+            rows += [dict(probe.labels) | one for one in found]
+    return rows
+
+
+def _write(
+    study: Study, plan: Plan, rows: list[Row], failures: Sequence[Failure], command: str
+) -> Conducted:
+    from conpet.studies.figures import svg_file
+
+    document = {
+        "study": study.name,
+        "question": study.question,
+        "size": plan.size.name,
+        "command": command,
+        "environment": environment(),
+        "failed": [failure.name for failure in failures],
+        "runs": {
+            cell.name: " ".join(["conpet run", *cell.words])
+            for cell in study.grid(plan)
+            if any(row.get("run") == cell.name for row in rows)
+        },
+        "rows": rows,
+    }
+    text = _text(study, document, rows)
+    figure = svg_file(study.plot(rows), study.title)
+    contents = ("", table(rows), figure, text)
+    for name, content in zip(FILES[1:], contents[1:], strict=True):
+        write_bytes_atomic(plan.folder / name, content.encode())
+    write_json_atomic(plan.folder / FILES[0], document)
+    return Conducted(json.loads(json.dumps(document)), text, tuple(failures))
+
+
+def _text(study: Study, document: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The question, what the figures stand on, and the study's own sentences."""
+    runs = [row for row in rows if "run" in row]
+    streams = ", ".join(dict.fromkeys(row["stream"] for row in runs))
+    machine, failed = document["environment"], document["failed"]
+    lines = [
+        f"{study.question}",
+        f"Size {document['size']}: {len(runs)} runs on {streams or 'no stream'}, "
+        f"{machine['cores']} cores ({machine['processor']}). {seeds_line(runs)}",
+        *study.text(rows),
+    ]
+    if failed:
+        lines.append(f"Not measured, because the run failed: {', '.join(failed)}.")
+    return "\n".join([f"# {study.title}", "", *(f"- {line}" for line in lines)]) + "\n"

@@ -286,15 +286,22 @@ class State:
             out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = features
         return out[place]
 
-    def look(self, adapter: str) -> Callable[[Rows, FeatureKind], np.ndarray]:
-        """What an adapter makes of stored examples: hidden states (n, d), or logits (n, C)."""
+    def look(
+        self, adapter: str, before_head: str | None = None
+    ) -> Callable[[Rows, FeatureKind], np.ndarray]:
+        """What an adapter makes of stored examples: hidden states (n, d), or logits (n, C).
+
+        ``before_head`` names a module that the hidden states pass on their way to the head.
+        """
 
         def at(rows: Rows, kind: FeatureKind) -> np.ndarray:
             hidden = self.features(rows, adapter)
             if kind == "hidden":
                 return hidden
             with torch.no_grad():
-                logits = self.pool.head(adapter)(torch.from_numpy(hidden).to(self.device))
+                h = torch.from_numpy(hidden).to(self.device)
+                h = self.modules[before_head](h) if before_head else h
+                logits = self.pool.head(adapter)(h)
             return logits.float().cpu().numpy()
 
         return at

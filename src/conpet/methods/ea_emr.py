@@ -66,7 +66,7 @@ class EAEMR(OneAdapter):
     def phases(self, state: State) -> Sequence[Phase]:
         rows = len(state.labels)
         tune = TuneAligned("adapter", state.spec, SHARED, "shared", rows, state.replay)
-        phases: list[Phase] = [tune, KeepExemplars("memory")]
+        phases: list[Phase] = [tune, KeepExemplars("memory", before_head=ALIGNMENT)]
         if len(state.history) > 1:
             spec = PhaseSpec(
                 epochs=self.align_epochs,

@@ -8,6 +8,7 @@ from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -76,9 +77,12 @@ class Reconsolidate(Tune):
 
     def batches(self, state: State, epoch: int) -> Sequence[Step]:
         size = self.spec.batch_size
+        validating = self.replay.validation(
+            state.history, self.spec.eval_batch_size, state.rng(self.name, "validation")
+        )
         rehearsed = self.replay.rehearsal(
             state.history,
-            self._reference(state, epoch),
+            np.setdiff1d(self._reference(state, epoch), validating),
             state.store.lengths,
             size,
             state.rng(self.name, "rehearsal", epoch),

@@ -146,12 +146,16 @@ def place_prototypes(state: State, name: str, rows: Rows) -> None:
 
 @dataclass(frozen=True)
 class KeepExemplars(Computation):
-    """The memory chooses what it keeps of the newest task, by what ``adapter`` makes of it."""
+    """The memory chooses what it keeps of the newest task, by what the shared adapter makes of it.
 
-    adapter: str = SHARED
+    ``before_head`` names a module between the adapter's hidden states and its head.
+    """
+
+    before_head: str | None = None
 
     def end(self, state: State) -> None:
-        state.replay.keep(state.history, state.look(self.adapter), state.rng("keep"))
+        look = state.look(SHARED, self.before_head)
+        state.replay.keep(state.history, look, state.rng("keep"))
 
 
 class OneAdapter(Method):

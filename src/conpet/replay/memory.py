@@ -195,7 +195,7 @@ class MemoryReplay:
         members = np.flatnonzero(task.train_labels == column)
         if self.selection == "random":
             return rng.permutation(members)[:m].tolist()
-        if m == len(members):
+        if m == len(members) and self.budget.total is None:  # no order is needed
             return members.tolist()
         points = look(task.train[members], self.features)
         places = kmeans(points, m, rng) if self.selection == "kmeans" else herding(points, m)

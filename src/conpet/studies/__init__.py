@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from conpet.studies.base import Study
 
 STUDIES = {
+    "claim": "what Static ConPET promises, in both readings",
     "full-tuning": "full tuning against an adapter, with and without replay",
     "scalability": "one adapter against one a task, at 5 to 40 tasks",
     "replay": "the whole history sampled against a small memory, at equal steps",

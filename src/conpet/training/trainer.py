@@ -257,7 +257,8 @@ def optimiser_for(
     described = [group for group in described if group["params"]] or [
         {"params": [torch.zeros(0)], "full_lr": 0.0}
     ]
-    optimiser = torch.optim.AdamW(described, eps=eps)
+    on_cpu = all(p.device.type == "cpu" for group in described for p in group["params"])
+    optimiser = torch.optim.AdamW(described, eps=eps, fused=on_cpu)  # many small tensors
     by_name = {name: p for group in groups for name, p in group.parameters.items()}
     for key, value in saved.items():
         name, _, slot = key.rpartition("/")

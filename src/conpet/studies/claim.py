@@ -11,14 +11,9 @@ from conpet.studies.say import distinct, gap, mean, pick, say
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASES = {
-    "replay": (),
-    "emr": (),
-    "ea-emr": (),
-    "emar": ("method.prototype_epochs=2",),
-    "crl": (),
-}
-"""The methods that Static ConPET builds on, and their words."""
+BASES = {"emr": (), "ea-emr": (), "emar": ("method.prototype_epochs=1",), "crl": ()}
+"""The methods that Static ConPET builds on, and their words. ``replay`` is not among them: it is emr
+with dynamic replay, and with a memory emr is ``replay`` with exemplars chosen by k-means."""
 STREAMS: dict[str, dict[str, int | None]] = {
     "tiny": {"banking77": None},
     "small": {"banking77": None},
@@ -57,20 +52,16 @@ def grid(plan: Plan) -> list[Cell]:
 
 
 def arms() -> dict[str, tuple[str, ...]]:
-    """What is compared: its name, then the method and its words.
-
-    conpet-static(emr) is conpet-static(replay): without a memory there is nothing to choose.
-    """
+    """What is compared: its name, then the method and its words."""
     found: dict[str, tuple[str, ...]] = {"sequential": ("sequential",)}
     for base, words in BASES.items():
-        if base != "emr":
-            found[static(base)] = ("conpet-static", f"method.base={base}", *words)
+        found[static(base)] = ("conpet-static", f"method.base={base}", *words)
         found[memory(base)] = (base, *MEMORY, *words)
     return found
 
 
 def static(base: str) -> str:
-    return f"conpet-static-{'replay' if base == 'emr' else base}"
+    return f"conpet-static-{base}"
 
 
 def memory(base: str) -> str:
@@ -100,7 +91,7 @@ def text(rows: Rows) -> Iterator[str]:
 
 def _of_stream(stream: str, rows: Rows) -> Iterator[str]:
     plain = pick(rows, arm="sequential")
-    known = [base for base in BASES if base != "emr" and pick(rows, arm=static(base))]
+    known = [base for base in BASES if pick(rows, arm=static(base))]
     if not known or not plain:
         return
     best = max(known, key=lambda base: mean(pick(rows, arm=static(base)), "whole_accuracy"))

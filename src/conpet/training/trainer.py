@@ -143,10 +143,8 @@ class Trainer:
                 progress.batch, progress.step = i + 1, progress.step + 1
                 examples = sum(len(b) for b in batch.values())
                 cost.examples += examples
-                cost.forward_passes, passes = (
-                    cost.forward_passes + state.passes - passes,
-                    state.passes,
-                )
+                cost.forward_passes += state.passes - passes
+                passes = state.passes
                 self.observer.step(progress.step, terms, examples)
                 clock.tick()
                 if progress.step % spec.accumulate:  # gradients in the making cannot be saved
@@ -175,8 +173,7 @@ class Trainer:
         progress: Progress,
         closing: bool = False,
     ) -> dict[str, float]:
-        """One batch: loss, backward, and an optimiser step every ``accumulate`` batches and after
-        the phase's last one (``closing``)."""
+        """One batch; an optimiser step every ``accumulate`` batches and after the last (closing)."""
         spec = phase.spec
         terms = phase.loss(self.state, batch)
         values = {name: float(term.detach()) for name, term in terms.items()}

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASES = {"emr": (), "ea-emr": (), "emar": ("method.prototype_epochs=1",), "crl": ()}
-"""The methods that Static ConPET builds on, and their words. ``replay`` is not among them: it is emr
-with dynamic replay, and with a memory emr is ``replay`` with exemplars chosen by k-means."""
+"""The methods that Static ConPET builds on, and their words. ``replay`` is not among them: with
+dynamic replay it is emr, and with a memory emr is ``replay`` with exemplars by k-means."""
 STREAMS: dict[str, dict[str, int | None]] = {
     "tiny": {"banking77": None},
     "small": {"banking77": None},

@@ -173,7 +173,7 @@ class Trainer:
         progress: Progress,
         closing: bool = False,
     ) -> dict[str, float]:
-        """One batch; an optimiser step every ``accumulate`` batches and after the last (closing)."""
+        """One batch; an optimiser step every ``accumulate`` batches, and where ``closing``."""
         spec = phase.spec
         terms = phase.loss(self.state, batch)
         values = {name: float(term.detach()) for name, term in terms.items()}

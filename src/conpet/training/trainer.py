@@ -254,9 +254,9 @@ def optimiser_for(
     described = [group for group in described if group["params"]] or [
         {"params": [torch.zeros(0)], "full_lr": 0.0}
     ]
-    on_cpu = all(p.device.type == "cpu" for group in described for p in group["params"])
-    optimiser = torch.optim.AdamW(described, eps=eps, fused=on_cpu)  # many small tensors
     by_name = {name: p for group in groups for name, p in group.parameters.items()}
+    on_cpu = all(p.device.type == "cpu" for p in by_name.values())
+    optimiser = torch.optim.AdamW(described, eps=eps, fused=on_cpu)  # many small tensors
     for key, value in saved.items():
         name, _, slot = key.rpartition("/")
         device = "cpu" if slot == "step" else by_name[name].device  # as AdamW keeps them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,9 @@ def conduct(
 ) -> Conducted:
     """Run what is not finished, and write ``FILES`` into the folder of the plan.
 
+    Finished is a cell whose run is, or, without a run folder, one whose row stands in the
+    ``study.json`` of the folder with the same words.
+
     Args:
         command: what was typed, for ``study.json``.
         at_once: processes at the same time.
@@ -55,15 +58,19 @@ def conduct(
     study.prepare(plan)
     cells, probes = study.grid(plan), study.probes(plan)
     tell(f"study {study.name}, size {plan.size.name}: {len(cells)} runs in {plan.folder}")
-    failures = run_jobs([cell_job(cell, plan) for cell in cells], at_once=at_once, tell=tell)
+    kept = _kept(cells, plan)
+    if kept:
+        tell(f"{len(kept)} rows of {FILES[0]} are kept")
+    jobs = [cell_job(cell, plan) for cell in cells if cell.name not in kept]
+    failures = run_jobs(jobs, at_once=at_once, tell=tell)
     broken = {failure.name for failure in failures}
-    ready = [probe for probe in probes if probe.needs not in broken]
+    ready = [p for p in probes if p.needs not in broken and p.needs not in kept]
     if ready:
         tell(f"{len(ready)} measurements after the runs")
     failures += run_jobs([probe_job(p, plan) for p in ready], at_once=at_once, tell=tell)
     broken |= {failure.name for failure in failures}
 
-    rows, damaged = _rows(study, plan, [c for c in cells if c.name not in broken])
+    rows, damaged = _rows(study, plan, [c for c in cells if c.name not in broken], kept)
     rows = _joined(rows, plan, [p for p in ready if p.name not in broken])
     failures += damaged
     if not rows:
@@ -91,10 +98,30 @@ def probe_job(probe: Probe, plan: Plan) -> Job:
     )
 
 
-def _rows(study: Study, plan: Plan, cells: Sequence[Cell]) -> tuple[list[Row], list[Failure]]:
+def _kept(cells: Sequence[Cell], plan: Plan) -> dict[str, Row]:
+    """Rows of an earlier study by the names of their cells; where there is a run, it counts."""
+    path = plan.folder / FILES[0]
+    if not path.exists():
+        return {}
+    document = read_json(path)
+    rows = {row["run"]: row for row in document["rows"] if "run" in row}
+    same = [c.name for c in cells if document["runs"].get(c.name) == _command(c)]
+    return {name: rows[name] for name in same if not plan.run_folder(name).exists()}
+
+
+def _command(cell: Cell) -> str:
+    return " ".join(["conpet run", *cell.words])
+
+
+def _rows(
+    study: Study, plan: Plan, cells: Sequence[Cell], kept: Mapping[str, Row]
+) -> tuple[list[Row], list[Failure]]:
     """A row a run; a folder that cannot be read is a failure of its own."""
     rows, failures = [], []
     for cell in cells:
+        if cell.name in kept:
+            rows.append(kept[cell.name])
+            continue
         folder = plan.run_folder(cell.name)
         try:
             record = collect(folder)
@@ -131,7 +158,7 @@ def _write(
         "environment": environment(),
         "failed": [failure.name for failure in failures],
         "runs": {
-            cell.name: " ".join(["conpet run", *cell.words])
+            cell.name: _command(cell)
             for cell in study.grid(plan)
             if any(row.get("run") == cell.name for row in rows)
         },

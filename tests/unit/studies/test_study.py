@@ -109,6 +109,23 @@ def test_the_second_time_makes_no_run(made: Path, capsys: pytest.CaptureFixture[
     assert document(made)["rows"] == rows == json.loads(result.out)["rows"]
 
 
+def test_rows_outlive_their_run_folders(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was committed counts; a row that was made with other words does not."""
+    folder = tmp_path / "replay"
+    folder.mkdir()
+    said = document(made)
+    said["runs"][CELLS[1]] += " train.lr=1"
+    (folder / "study.json").write_text(json.dumps(said))
+    result = conpet(capsys, [*TINY, "--out", folder])
+    assert result.code == 0
+    assert "1 rows of study.json are kept" in result.err
+    assert [p.name for p in (folder / "runs").iterdir() if p.is_dir()] == [CELLS[1]]
+    assert document(folder)["rows"][0] == said["rows"][0]
+    assert document(folder)["runs"] == document(made)["runs"]
+
+
 def test_other_settings_are_refused(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = stamps(made)
     result = conpet(capsys, ["study", "replay", "--size", "small", "--out", made])

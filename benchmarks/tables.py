@@ -17,6 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+STUDIES = HERE.parent / "studies"
 PAGE = HERE.parent / "REPRODUCIBILITY.md"
 METHODS = ("lda", "sequential", "conpet-dynamic", "joint")
 
@@ -63,6 +64,21 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def claim() -> str:
+    """Whole accuracy of Static ConPET and of the memories of the same methods, by stream."""
+    document = json.loads((STUDIES / "claim" / "study.json").read_text())
+    rows = document["rows"]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    lines = ["| stream | seeds | " + " | ".join(arms) + " |"]
+    lines.append("|---" * (len(arms) + 2) + "|")
+    for stream in dict.fromkeys(row["stream"] for row in rows):
+        here = [row for row in rows if row["stream"] == stream]
+        cells = [[r["whole_accuracy"] for r in here if r["arm"] == arm] for arm in arms]
+        seeds = str(len({row["seed"] for row in here}))
+        lines.append(f"| {' | '.join([stream, seeds, *map(_spread, cells)])} |")
+    return "\n".join(lines)
+
+
 def _values(rows: list[dict[str, str]], stream: str, method: str, name: str) -> list[float]:
     return [
         float(row[name])
@@ -86,6 +102,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "main-job": main_job,
     "main-job-split": main_job_split,
     "speed": speed,
+    "claim": claim,
 }
 
 

@@ -24,7 +24,7 @@ from conpet.methods.base import (
     State,
     Step,
 )
-from conpet.methods.tune import SHARED, KeepExemplars, OneAdapter, drawn_rows, place_prototypes
+from conpet.methods.tune import SHARED, KeepExemplars, OneAdapter, place_prototypes, reference
 from conpet.objectives.contrastive import contrastive, geometry, some_rows
 from conpet.objectives.prototypes import class_means, nearest_mean_scores
 from conpet.replay.base import Rows, plain_epoch
@@ -49,8 +49,7 @@ class CRL(OneAdapter):
     4. ``refresh``: exemplars are chosen again; the prototype of a class is the mean h of its own.
 
     Prediction: the nearest prototype. With dynamic replay, the pool of step 3 is what the stage
-    draws, with at least ten examples of a class as far as that many rows were drawn, and no
-    exemplars are kept.
+    draws, filled up where a class has fewer than ten examples, and no exemplars are kept.
 
     Where we differ: with dynamic replay, step 3 takes ``train.epochs`` times the batches of an
     epoch (the authors: without the factor 0.8); all loss terms go through one backward; stored z of
@@ -119,8 +118,8 @@ class Contrast(Phase):
             h = torch.from_numpy(state.features(rows, SHARED)).to(state.device)
             stored = self._project(state, h)
         state.buffers["crl/rows"] = torch.from_numpy(rows)
-        state.buffers["crl/label"] = torch.from_numpy(state.columns_of(rows)).to(state.device)
-        state.buffers["crl/stored"] = stored
+        state.buffers["crl/label"] = torch.from_numpy(state.columns_of(rows))
+        state.buffers["crl/stored"] = stored.cpu()
 
     def trainable(self, state: State) -> Sequence[ParamGroup]:
         projector = state.modules[PROJECTOR].named_parameters()
@@ -137,12 +136,14 @@ class Contrast(Phase):
         routing = single(SHARED, len(batch), state.device)
         z = self._project(state, state.forward(batch, routing).features)
         stored, label = state.buffers["crl/stored"], state.buffers["crl/label"]
-        seen = some_rows(label, batch.label, self.method.pool_rows)
-        tau = self.method.temperature
-        terms = {self.name: contrastive(z, batch.label, stored[seen], label[seen], tau)}
-        terms |= self._more(state, z, batch.label)
-        at = torch.searchsorted(state.buffers["crl/rows"], batch.rows.cpu()).to(state.device)
-        stored[at] = z.detach()  # what later batches are contrasted with
+        seen = some_rows(label, batch.label.cpu(), self.method.pool_rows)
+        others, theirs = stored[seen].to(z.device), label[seen].to(z.device)
+        terms = {
+            self.name: contrastive(z, batch.label, others, theirs, self.method.temperature),
+            **self._more(state, z, batch.label),
+        }
+        at = torch.searchsorted(state.buffers["crl/rows"], batch.rows.cpu())
+        stored[at] = z.detach().cpu()  # what later batches are contrasted with
         return terms
 
     def end(self, state: State) -> None:
@@ -175,16 +176,15 @@ class ReplayContrast(Contrast):
         return RowBatches(state, task=rows)
 
     def _more(self, state: State, z: Tensor, label: Tensor) -> LossTerms:
-        prototypes = state.buffers[PROTOTYPES].to(z.device)  # (C_old, d)
+        prototypes = state.buffers[PROTOTYPES]  # (C_old, d)
         old = label < len(prototypes)
         if not bool(old.any()):
             return {}
         stored, column = state.buffers["crl/stored"], state.buffers["crl/label"]
         known = column < len(prototypes)
-        means = class_means(
-            stored[known], column[known], stored.new_zeros(len(prototypes), z.shape[1])
-        )
-        return {"geometry": geometry(z[old], label[old], prototypes, means, self.method.sharpness)}
+        means = class_means(stored[known], column[known], torch.zeros(len(prototypes), z.shape[1]))
+        before, now = prototypes.to(z.device), means.to(z.device)
+        return {"geometry": geometry(z[old], label[old], before, now, self.method.sharpness)}
 
 
 @plain_dataclass(frozen=True)
@@ -203,5 +203,4 @@ class Prototypes(Computation):
 
 def stage_rows(state: State, spec: PhaseSpec) -> Rows:
     """The exemplars of all tasks; or, without a memory, what the replay phase draws."""
-    rows = drawn_rows(state, "replay", spec.batch_size, range(spec.epochs))
-    return state.replay.reference(state.history, rows, state.rng("replay", "reference"))
+    return reference(state, "replay", spec.batch_size, range(spec.epochs))

@@ -22,7 +22,7 @@ from conpet.methods.base import (
     State,
     Step,
 )
-from conpet.methods.tune import SHARED, KeepExemplars, OneAdapter, Tune, drawn_rows
+from conpet.methods.tune import SHARED, KeepExemplars, OneAdapter, Tune, reference
 from conpet.replay.base import Rows, plain_epoch
 from conpet.types import Batch, Routing
 
@@ -96,8 +96,8 @@ class TuneAligned(Tune):
         super().begin(state)
 
     def reference(self, state: State) -> Rows:
-        rows = drawn_rows(state, self.name, self.spec.batch_size, range(self.spec.epochs))
-        return state.replay.reference(state.history, rows, state.rng(self.name, "reference"))
+        epochs, size = range(self.spec.epochs), self.spec.batch_size
+        return reference(state, self.name, size, epochs, validating=False)
 
     def _features(self, state: State, batch: Batch) -> Tensor:
         aligned: Tensor = state.modules[ALIGNMENT](super()._features(state, batch))
@@ -115,16 +115,17 @@ class Align(Phase):
 
     def begin(self, state: State) -> None:
         """Buffers by example: its row (sorted), h, and the target."""
-        old, target = state.buffers["align/rows"], state.buffers["align/target"]
         rows = self.tuned.reference(state)
         new = rows[np.isin(rows, state.task.train)]
+        held = np.isin(state.buffers["align/rows"].numpy(), rows)  # the memory may have shrunk
+        old, target = (state.buffers[f"align/{k}"].cpu()[held] for k in ("rows", "target"))
         h_new = torch.from_numpy(state.features(new, SHARED))
         target_new = h_new if self.new_target == "identity" else embed(state, new)
         h_old = torch.from_numpy(state.features(old.numpy(), SHARED))
         everyone = torch.cat([old, torch.from_numpy(new)])
         order = everyone.argsort()
         state.buffers["align/rows"] = everyone[order]
-        state.buffers["align/target"] = torch.cat([target.cpu(), target_new.cpu()])[order]
+        state.buffers["align/target"] = torch.cat([target, target_new.cpu()])[order]
         state.buffers["align/h"] = torch.cat([h_old, h_new])[order]
 
     def trainable(self, state: State) -> Sequence[ParamGroup]:

@@ -3,12 +3,11 @@ Reconsolidation"): replay, then reconsolidation around prototypes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -20,8 +19,8 @@ from conpet.methods.tune import (
     OneAdapter,
     Tune,
     drawn,
-    drawn_rows,
     place_prototypes,
+    reference,
 )
 from conpet.objectives.classify import cross_entropy
 from conpet.replay.base import Rows
@@ -43,8 +42,8 @@ class EMAR(OneAdapter):
            loss = -(1/B) sum_b log softmax(<h_b, p>)[y_b]
 
     Prediction: softmax over <h, p_c>, p made anew when the task is learned. With dynamic replay,
-    what the epoch draws takes the place of the exemplars (and at least ten of a class, as far as
-    that many rows were drawn); a class that was not drawn keeps its prototype.
+    what the epoch draws takes the place of the exemplars, filled up where a class has fewer than
+    ten; the last p are made of what all epochs drew. Exemplars that validate are in no batch.
     """
 
     default_replay: ClassVar[str] = "memory"
@@ -73,16 +72,13 @@ class Reconsolidate(Tune):
     """One pass with the head, one with the prototypes."""
 
     def begin_epoch(self, state: State, epoch: int) -> None:
-        self._place(state, epoch)
+        place_prototypes(state, PROTOTYPES, self._reference(state, [epoch]))
 
     def batches(self, state: State, epoch: int) -> Sequence[Step]:
         size = self.spec.batch_size
-        validating = self.replay.validation(
-            state.history, self.spec.eval_batch_size, state.rng(self.name, "validation")
-        )
         rehearsed = self.replay.rehearsal(
             state.history,
-            np.setdiff1d(self._reference(state, epoch), validating),
+            self._reference(state, [epoch], validating=False),
             state.store.lengths,
             size,
             state.rng(self.name, "rehearsal", epoch),
@@ -98,20 +94,16 @@ class Reconsolidate(Tune):
         return {"memory": cross_entropy(logits, batch.label, len(batch))}
 
     def end(self, state: State) -> None:
-        self._place(state, self.spec.epochs - 1)
+        place_prototypes(state, PROTOTYPES, self._reference(state, range(self.spec.epochs)))
         super().end(state)
 
     def _hits(self, state: State, batch: Batch) -> Tensor:
         logits = prototype_logits(state, self._features(state, batch))
         return logits.argmax(dim=1) == batch.label
 
-    def _reference(self, state: State, epoch: int) -> Rows:
-        """The exemplars of all classes, or what the epoch draws."""
-        rows = drawn_rows(state, self.name, self.spec.batch_size, [epoch])
-        return self.replay.reference(state.history, rows, state.rng(self.name, "reference", epoch))
-
-    def _place(self, state: State, epoch: int) -> None:
-        place_prototypes(state, PROTOTYPES, self._reference(state, epoch))
+    def _reference(self, state: State, epochs: Iterable[int], *, validating: bool = True) -> Rows:
+        size = self.spec.batch_size
+        return reference(state, self.name, size, epochs, validating=validating)
 
 
 def prototype_logits(state: State, features: Tensor) -> Tensor:

@@ -120,10 +120,21 @@ def drawn(state: State, replay: Replay, name: str, batch_size: int, epoch: int) 
     return replay.batches(state.history, state.store.lengths, batch_size, rng)
 
 
-def drawn_rows(state: State, name: str, batch_size: int, epochs: Iterable[int]) -> Rows:
-    """The rows of these epochs' batches, each once."""
-    batches = [b for epoch in epochs for b in drawn(state, state.replay, name, batch_size, epoch)]
-    return np.unique(np.concatenate(batches))
+def reference(
+    state: State, name: str, batch_size: int, epochs: Iterable[int], *, validating: bool = True
+) -> Rows:
+    """The rows that stand for the classes of all tasks: exemplars, or what replay draws in these
+    epochs of phase ``name``; with or without the exemplars that validate."""
+
+    def draws() -> Rows:
+        epochs_ = (drawn(state, state.replay, name, batch_size, epoch) for epoch in epochs)
+        return np.concatenate([rows for batches in epochs_ for rows in batches])
+
+    rows = state.replay.reference(state.history, draws, state.rng(name, "reference"))
+    if validating:
+        return rows
+    size, rng = state.spec.eval_batch_size, state.rng(name, "validation")
+    return np.setdiff1d(rows, state.replay.validation(state.history, size, rng))
 
 
 def head_of(state: State, adapter: str) -> dict[str, nn.Parameter]:

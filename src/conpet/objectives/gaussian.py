@@ -35,7 +35,7 @@ def add_classes(
 def covariance(scatter: Tensor, count: Tensor, shrinkage: float) -> Tensor:
     """Sigma = (1 - g) S + g tr(S)/d I, (d, d), with S = scatter / count and g the shrinkage.
 
-    Where S is zero (one example a class) Sigma is the unit sphere.
+    Where S is zero (one example a class) Sigma is g I.
     """
     s = scatter / count
     d = s.shape[0]

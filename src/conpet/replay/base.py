@@ -19,6 +19,8 @@ from conpet.errors import ConfigError
 Rows = np.ndarray
 Tasks = Sequence[EncodedTask]
 FeatureKind = Literal["hidden", "logits"]
+Draws = Callable[[], Rows]
+"""The rows of a stage's batches, repeats included; drawn when it is called."""
 Look = Callable[[Rows, FeatureKind], np.ndarray]
 """Rows (n,) -> what the model makes of them: hidden states at the read-out (n, d), or the logits of
 the head (n, C)."""
@@ -44,9 +46,9 @@ class Replay(Protocol):
         """The rows that every epoch of this stage is validated on."""
         ...
 
-    def reference(self, tasks: Tasks, drawn: Rows, rng: np.random.Generator) -> Rows:
+    def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
         """The rows, each once, that stand for the classes of ``tasks``: prototypes and the like are
-        made of them. The exemplars, or without a memory what was ``drawn`` in this stage."""
+        made of them. The exemplars, or without a memory what is ``drawn`` in this stage."""
         ...
 
     def rehearsal(
@@ -79,8 +81,8 @@ class KeepsNothing:
     def check(self, n_classes: int) -> None:
         pass
 
-    def reference(self, tasks: Tasks, drawn: Rows, rng: np.random.Generator) -> Rows:
-        return np.unique(drawn)
+    def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
+        return np.unique(drawn())
 
     def rehearsal(
         self,

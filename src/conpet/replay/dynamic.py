@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import islice
 
 import numpy as np
 
 from conpet.replay.base import (
+    Draws,
     KeepsNothing,
     Rows,
     Tasks,
     draw_old,
+    endless,
     mixed_epoch,
     plain_epoch,
     split_batch,
@@ -58,22 +60,29 @@ class DynamicReplay(KeepsNothing):
         draw = partial(draw_old, old, rng=rng)
         return mixed_epoch(new, draw, self.train_batches, sizes, rng)
 
-    def reference(self, tasks: Tasks, drawn: Rows, rng: np.random.Generator) -> Rows:
-        """What was drawn, with at least ``at_least`` examples of each class (or all it has).
+    def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
+        """What was drawn, and more of the classes with fewer than ``at_least`` examples among it.
 
-        Never more rows than were drawn: extra ones of rare classes take the place of others. Where
-        that is not enough for all, every class gets one before any gets two.
+        The poorest classes get more first, as long as there are no more rows than draws (repeats
+        counted); one of each class is never missing.
         """
-        drawn = np.unique(drawn)
-        picks = [
-            rng.permutation(task.train[task.train_labels == column])[: self.at_least]
-            for task in tasks
-            for column in np.unique(task.train_labels)
-        ]
-        turns = zip_longest(*picks, fillvalue=-1)
-        first = np.array([row for turn in turns for row in turn if row >= 0], np.int64)
-        rest = rng.permutation(np.setdiff1d(drawn, first))
-        return np.sort(np.concatenate([first, rest])[: len(drawn)])
+        draws = drawn()
+        rows = set(np.unique(draws).tolist())
+        room = len(draws) - len(rows)
+        others: list[list[int]] = []  # of each class, what was not drawn
+        have: list[int] = []
+        for task in tasks:
+            for column in np.unique(task.train_labels):
+                members = rng.permutation(task.train[task.train_labels == column]).tolist()
+                others.append([row for row in members if row not in rows])
+                have.append(len(members) - len(others[-1]))
+        extra: list[int] = []
+        for level in range(self.at_least):
+            for c in rng.permutation(len(have)).tolist():
+                if have[c] == level and others[c] and (level == 0 or len(extra) < room):
+                    extra.append(others[c].pop())
+                    have[c] += 1
+        return np.sort(np.array([*rows, *extra], np.int64))
 
     def rehearsal(
         self,
@@ -83,8 +92,14 @@ class DynamicReplay(KeepsNothing):
         batch_size: int,
         rng: np.random.Generator,
     ) -> list[Rows]:
-        """As ``batches``, from the reference rows."""
-        return self.batches(within(tasks, rows), lengths, batch_size, rng)
+        """As ``batches``, from the reference rows; as many batches in the first task too."""
+        known = within(tasks, rows)
+        if len(known) > 1:
+            return self.batches(known, lengths, batch_size, rng)
+        stream = endless(rows, rng)
+        return [
+            np.fromiter(islice(stream, batch_size), np.int64) for _ in range(self.train_batches)
+        ]
 
     def validation(self, tasks: Tasks, batch_size: int, rng: np.random.Generator) -> Rows:
         *old, new = [t.valid for t in tasks]

@@ -13,6 +13,7 @@ import numpy as np
 from conpet.encoding.encode import EncodedTask
 from conpet.errors import ConfigError
 from conpet.replay.base import (
+    Draws,
     FeatureKind,
     Look,
     Rows,
@@ -68,7 +69,8 @@ class MemoryReplay:
             together (EMR), instead of batches of ``new_to_old``.
         batch_limit: None: an epoch is one pass over the new data. Or a limit as dynamic replay
             has it: floor(0.8 limit) batches; with ``frequency``, as many copies as come near it.
-        valid_share: share of the exemplars of a class, its last ones, that only validate.
+        valid_share: share of the exemplars of a class, its last ones, that validate and are in no
+            batch.
     """
 
     budget: Budget
@@ -123,7 +125,7 @@ class MemoryReplay:
         *old, new = tasks
         return np.concatenate([new.valid, self._rows(old, valid=True)])
 
-    def reference(self, tasks: Tasks, drawn: Rows, rng: np.random.Generator) -> Rows:
+    def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
         parts = [t.train[self.kept[t.name]] for t in tasks if t.name in self.kept]
         return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
@@ -155,7 +157,7 @@ class MemoryReplay:
         train: list[int] = []
         valid: list[int] = []
         for members in self._by_class(task).values():
-            n = math.ceil((1 - self.valid_share) * len(members))
+            n = len(members) - n_validating(len(members), self.valid_share)
             train += members[:n]
             valid += members[n:]
         return train, valid
@@ -206,6 +208,11 @@ class MemoryReplay:
 
     def hold(self, kept: dict[str, list[int]]) -> None:
         self.kept = {name: list(positions) for name, positions in kept.items()}
+
+
+def n_validating(n_exemplars: int, valid_share: float) -> int:
+    """How many exemplars of a class validate: floor(share * n), so that at least one trains."""
+    return math.floor(valid_share * n_exemplars + 1e-9)
 
 
 def replay_frequency(limit: int, batch_size: int, n_new: int, n_memory: int, base: int) -> int:

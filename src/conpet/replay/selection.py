@@ -13,9 +13,11 @@ def kmeans(points: np.ndarray, m: int, rng: np.random.Generator) -> np.ndarray:
     clusters, and one point that is nearest to two centroids is taken once.
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     n_clusters = min(m, len(np.unique(points, axis=0)))
-    found = KMeans(n_clusters, n_init=1, random_state=int(rng.integers(2**31))).fit(points)
+    with threadpool_limits(1):  # sums of threads would come in any order
+        found = KMeans(n_clusters, n_init=1, random_state=int(rng.integers(2**31))).fit(points)
     distance = found.transform(points)  # (n, n_clusters)
     sizes = np.bincount(found.labels_, minlength=n_clusters)
     nearest = distance.argmin(axis=0)[np.argsort(-sizes, kind="stable")]

@@ -11,6 +11,7 @@ import numpy as np
 
 from conpet.evaluation.collect import RunRecord
 from conpet.replay.base import split_batch
+from conpet.replay.memory import n_validating
 from conpet.runtime import RunFolder
 from conpet.studies.arithmetic import drawn_share, rehearsed_share, text_bytes
 from conpet.studies.base import Cell, Labels, Plan, Row, Rows, Study
@@ -70,7 +71,7 @@ def measure(record: RunRecord) -> Row:
 def _training(exemplars: Sequence[Example], valid_share: float) -> int:
     """How many exemplars train: of each class all but its last ones, which validate."""
     counts = Counter(example.label for example in exemplars)
-    return sum(math.ceil((1 - valid_share) * n) for n in counts.values())
+    return sum(n - n_validating(n, valid_share) for n in counts.values())
 
 
 def _learned(record: RunRecord) -> list[Task]:

@@ -18,7 +18,7 @@ from conpet.methods.lwf import LwF
 from conpet.methods.replay import EMR, ExperienceReplay
 from conpet.methods.seq_star import SeqStar
 from conpet.methods.sequential import Sequential
-from conpet.methods.tune import SHARED
+from conpet.methods.tune import SHARED, reference
 from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay, FullReplay
 from conpet.replay.memory import Budget, MemoryReplay
@@ -154,9 +154,39 @@ def test_every_epoch_of_emar_rehearses_all_exemplars() -> None:
     batches = list(again.batches(state, 0))
     assert [next(iter(step)) for step in batches] == ["task"] * 6 + ["memory"] * 2
     rehearsed = torch.cat([step["memory"].rows for step in batches if "memory" in step])
-    exemplars = state.replay.reference(state.history, np.zeros(0), np.random.default_rng(0))
+    exemplars = reference(state, "prototypes", 4, [0])
     assert sorted(rehearsed.tolist()) == exemplars.tolist()
     assert len(exemplars) == 8
+
+
+@pytest.mark.parametrize("method", [EMAR(), EAEMR()])
+def test_exemplars_that_validate_are_in_no_batch(method: Any) -> None:
+    state = learned(method, 1, MemoryReplay(Budget(4), valid_share=0.25))
+    tune, keep, last = newest(state, method, 1)
+    _run(state, tune)
+    keep.end(state)
+    last.begin(state)
+    batches = [step for epoch in range(2) for step in last.batches(state, epoch)]
+    seen = torch.cat([batch.rows for step in batches for batch in step.values()]).tolist()
+    validating = state.replay.validation(state.history, 4, np.random.default_rng(0))
+    old = [int(row) for row in validating if row not in state.task.valid]
+    assert len(old) == 2
+    assert not set(old) & set(seen)
+    assert set(seen) & set(state.history[0].train.tolist())
+
+
+def test_a_memory_that_shrinks_aligns_what_it_still_has() -> None:
+    method = EAEMR()
+    state = learned(method, 1, MemoryReplay(Budget(total=8), valid_share=0.0))
+    tune, keep, align = newest(state, method, 1)
+    assert len(tune.reference(state)) == 8
+    _run(state, tune)
+    keep.end(state)
+    align.begin(state)
+    kept = reference(state, "adapter", 4, [0])
+    assert state.buffers["align/rows"].tolist() == kept.tolist()
+    assert len(kept) == 8
+    assert len(state.buffers["align/h"]) == len(state.buffers["align/target"]) == 8
 
 
 # crl ----------------------------------------------------------------------------------------------

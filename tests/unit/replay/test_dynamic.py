@@ -151,24 +151,31 @@ def test_no_replay_visits_the_newest_task_alone(make_tasks: MakeTasks) -> None:
 # Reference rows -----------------------------------------------------------------------------------
 
 
-def test_reference_rows_are_what_was_drawn_with_a_minimum_of_each_class(
+def test_reference_rows_are_what_was_drawn_and_more_of_poor_classes(
     make_tasks: MakeTasks,
 ) -> None:
     tasks = make_tasks([60, 60, 60])
     drawn = np.concatenate([tasks[0].train[:1], tasks[2].train[:50]])
     replay = DynamicReplay(10, at_least=4)
-    rows = replay.reference(tasks, np.tile(drawn, 2), np.random.default_rng(0))
-    assert len(rows) == len(set(rows.tolist())) == len(drawn)
+    rows = replay.reference(tasks, lambda: np.tile(drawn, 2), np.random.default_rng(0))
+    assert len(rows) == len(set(rows.tolist()))
+    assert set(drawn.tolist()) <= set(rows.tolist())
     columns = np.concatenate([t.train_labels for t in tasks])
-    assert np.bincount(columns[rows], minlength=6).min() >= 4
+    assert np.bincount(columns[rows], minlength=6).tolist() == [4, 4, 4, 4, 25, 25]
 
 
-def test_with_few_rows_every_class_gets_one_before_any_gets_two(make_tasks: MakeTasks) -> None:
+def test_there_are_no_more_reference_rows_than_draws_but_for_one_of_each_class(
+    make_tasks: MakeTasks,
+) -> None:
     tasks = make_tasks([60, 60, 60])
-    rows = DynamicReplay(10).reference(tasks, tasks[2].train[:8], np.random.default_rng(0))
-    columns = np.concatenate([t.train_labels for t in tasks])[rows]
-    assert len(rows) == 8
-    assert sorted(np.bincount(columns, minlength=6).tolist()) == [1, 1, 1, 1, 2, 2]
+    columns = np.concatenate([t.train_labels for t in tasks])
+    for draws, expected in ((tasks[2].train[:8], 12), (np.tile(tasks[2].train[:8], 2), 16)):
+        rows = DynamicReplay(10).reference(tasks, lambda d=draws: d, np.random.default_rng(0))
+        counts = np.bincount(columns[rows], minlength=6)
+        assert len(rows) == expected
+        assert counts.min() >= 1
+        assert counts[4:].tolist() == [4, 4]
+        assert np.ptp(counts[:4]) <= 1
 
 
 def test_rehearsal_draws_from_the_reference_rows_alone(make_tasks: MakeTasks) -> None:
@@ -178,3 +185,11 @@ def test_rehearsal_draws_from_the_reference_rows_alone(make_tasks: MakeTasks) ->
     assert len(drawn) == 8
     assert set(np.concatenate(drawn).tolist()) == set(pool.tolist())
     assert all(int(np.isin(rows, tasks[2].train).sum()) == 4 for rows in drawn)
+
+
+def test_a_first_task_is_rehearsed_in_as_many_batches(make_tasks: MakeTasks) -> None:
+    (task,) = make_tasks([20])
+    drawn = DynamicReplay(10).rehearsal(
+        [task], task.train, np.ones(20), 8, np.random.default_rng(0)
+    )
+    assert [len(rows) for rows in drawn] == [8] * 8

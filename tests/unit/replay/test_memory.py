@@ -11,7 +11,7 @@ import pytest
 from conpet.encoding.encode import EncodedTask
 from conpet.errors import ConfigError
 from conpet.replay.dynamic import DynamicReplay
-from conpet.replay.memory import Budget, MemoryReplay, replay_frequency
+from conpet.replay.memory import Budget, MemoryReplay, n_validating, replay_frequency
 from conpet.replay.selection import herding, kmeans
 
 MakeTasks = Callable[..., list[EncodedTask]]
@@ -19,6 +19,10 @@ MakeTasks = Callable[..., list[EncodedTask]]
 
 def no_features(rows: np.ndarray, kind: str) -> np.ndarray:
     raise AssertionError("features cost a forward pass and are not needed here")
+
+
+def no_draws() -> np.ndarray:
+    raise AssertionError("a memory has its exemplars, whatever was drawn")
 
 
 def keep(replay: MemoryReplay, task: EncodedTask, features: Callable = no_features) -> list[int]:
@@ -154,7 +158,7 @@ def test_with_a_frequency_an_epoch_is_the_new_data_and_copies_of_the_memory(
     replay, tasks = stage(make_tasks, frequency=3)
     rows = np.concatenate(replay.batches(tasks, np.ones(94), 8, np.random.default_rng(0)))
     values, counts = np.unique(rows, return_counts=True)
-    memory = replay.reference(tasks[:2], np.zeros(0), np.random.default_rng(0))
+    memory = replay.reference(tasks[:2], no_draws, np.random.default_rng(0))
     assert len(memory) == 16
     assert set(counts[np.isin(values, memory)]) == {3}
     assert sorted(rows[~np.isin(rows, memory)].tolist()) == tasks[-1].train.tolist()
@@ -227,6 +231,11 @@ def test_an_empty_memory_leaves_the_new_data(make_tasks: MakeTasks) -> None:
     replay.hold({"task-0": []})
     rows = np.concatenate(replay.batches(tasks, np.ones(54), 8, np.random.default_rng(0)))
     assert sorted(rows.tolist()) == tasks[-1].train.tolist()
+
+
+@pytest.mark.parametrize(("n", "share", "validate"), [(10, 0.7, 7), (5, 0.2, 1), (4, 0.2, 0)])
+def test_the_share_that_validates_is_rounded_down(n: int, share: float, validate: int) -> None:
+    assert n_validating(n, share) == validate
 
 
 # Selection ----------------------------------------------------------------------------------------

@@ -165,6 +165,20 @@ def test_conpet_static_is_its_base_with_dynamic_replay() -> None:
     assert load_config(None, method="conpet-static", stream="x").method.name == "replay"
 
 
+def test_a_preset_may_be_named_by_keyword() -> None:
+    config = RunConfig(method={"name": "conpet-static", "base": "emr"}, stream="fewrel")  # type: ignore[arg-type]
+    assert (config.method.name, config.replay.kind) == ("emr", "dynamic")
+
+
+def test_keys_of_a_memory_are_no_part_of_a_run_without_one() -> None:
+    base = load_config(None, stream="x")
+    assert diff(base, load_config(None, ["replay.per_class=3"], stream="x")) == []
+    emr = load_config(None, method="emr", stream="x")
+    same = ["replay.kind=memory", "replay.per_class=10", "replay.selection=kmeans"]
+    assert diff(emr, load_config(None, same[1:], method="emr", stream="x")) == []
+    assert len(diff(emr, load_config(None, ["replay.per_class=3"], method="emr", stream="x"))) == 1
+
+
 def test_only_static_bases_with_dynamic_replay_are_called_static() -> None:
     assert load_config(None, method="emr", stream="x").label == "emr"
     assert load_config(None, method="conpet-dynamic", stream="x").label == "conpet-dynamic"
@@ -351,7 +365,11 @@ def test_the_profile_of_a_method_is_its_own() -> None:
         )
 
     assert [values("crl", "bbn").train.lr_at(k) for k in (3, 4)] == [2e-4, 1e-4]
-    assert values("emr", "fewnerd").train.lr == 2e-5
+    assert values("emr", "fewnerd").train.lr == values("conpet-static", "fewnerd").train.lr == 2e-5
+    assert (values("crl", "fewrel").replay.epoch, values("crl", "fewrel").replay.frequency) == (
+        "data",
+        None,
+    )
     assert values("conpet-dynamic", "fewnerd").train.lr == 5e-4
     assert values("emr", "fewrel").replay.features == "logits"
     assert values("crl", "fewrel").replay.features == "hidden"

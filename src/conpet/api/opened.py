@@ -23,8 +23,6 @@ from conpet.training.history import load_task
 from conpet.training.store import RunStore
 from conpet.types import Task
 
-DEFAULT_PER_CLASS = 10
-
 
 @dataclass
 class OpenRun:
@@ -158,10 +156,8 @@ def _replay(config: RunConfig) -> Replay:
     if kind == "dynamic":
         return DynamicReplay(r.batch_limit, r.new_to_old)
     if kind == "memory":
-        given = r.per_class or r.total or r.share
-        budget = Budget(r.per_class, r.total, r.share) if given else Budget(DEFAULT_PER_CLASS)
         return MemoryReplay(
-            budget,
+            Budget(config.per_class, r.total, r.share),
             config.selection,  # type: ignore[arg-type]
             r.features,
             r.new_to_old,

@@ -70,7 +70,7 @@ def _build(
         word.tree = expand_names(word.tree)
         over.update(word)
     values.update(over)
-    expand_preset(values.tree)
+    values.tree = expand_preset(values.tree)
     values = _over_profile(values)
     try:
         return RunConfig.model_validate(values.tree)

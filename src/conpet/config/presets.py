@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,16 +36,16 @@ PRESETS = {
 }
 
 
-def expand_preset(tree: dict[str, Any]) -> None:
+def expand_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
     """``method: {name: conpet-static, base: emr}`` -> ``method: {name: emr}`` with dynamic replay.
 
     Raises:
         ConfigError: another base, or another kind of replay.
     """
     method = tree.get("method")
-    if not isinstance(method, dict) or method.get("name") not in PRESETS:
-        return
-    name = method["name"]
+    if not isinstance(method, Mapping) or method.get("name") not in PRESETS:
+        return dict(tree)
+    method, name = dict(method), method["name"]
     preset = PRESETS[name]
     base = method.pop("base", preset.bases[0])
     if base not in preset.bases:
@@ -52,15 +53,15 @@ def expand_preset(tree: dict[str, Any]) -> None:
             f"method.base is '{base}', which {name} cannot build on."
             f"{did_you_mean(str(base), preset.bases)} Allowed: {', '.join(preset.bases)}"
         )
-    replay = tree.setdefault("replay", {})
-    if isinstance(replay, dict):
+    replay = tree.get("replay", {})
+    if isinstance(replay, Mapping):
         if replay.get("kind", "auto") not in ("auto", "dynamic"):
             raise ConfigError(
                 f"replay.kind is '{replay['kind']}', and {name} is a method with dynamic replay; "
                 f"leave it out, or run the method itself: --method {base}"
             )
-        replay["kind"] = "dynamic"
-    method["name"] = base
+        replay = {**replay, "kind": "dynamic"}
+    return {**tree, "method": {**method, "name": base}, "replay": replay}
 
 
 def label_of(method: str, replay: str) -> str:

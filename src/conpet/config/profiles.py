@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conpet.config.presets import STATIC_BASES
 from conpet.errors import ConfigError, did_you_mean
 
 COLUMNS = ("bert", "llama")
@@ -83,8 +84,8 @@ def profile_values(profile: str, stream: str, backbone: str, method: str) -> dic
             "per_class": row.per_class,
             "selection": "kmeans",
             "features": "hidden" if method == "crl" else "logits",
-            "epoch": "limit",
-            "frequency": row.frequency,
+            "epoch": "data" if method == "crl" else "limit",
+            "frequency": None if method == "crl" else row.frequency,
         },
         "stream": {"seed": 200 if name == "bbn" else 100},
         "train": {
@@ -105,7 +106,7 @@ def _learning_rate(row: _Row, method: str) -> tuple[float, dict[int, float]]:
     """That of LLaMA: from the first task on, and other ones from later tasks on."""
     if method == "crl":
         return row.crl_lr
-    if row.shared_lr is not None and method in ("emr", "ea-emr", "emar"):
+    if row.shared_lr is not None and method in STATIC_BASES:
         return row.shared_lr, {}
     return row.lr[1], row.lr_from or {}
 

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from conpet.config.presets import label_of
+from conpet.config.presets import expand_preset, label_of
 from conpet.errors import ConfigError
 from conpet.registry import METHODS
 
@@ -221,8 +221,11 @@ class RunConfig(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _accept_names(cls, given: Any, handler: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
-        """``stream: fewrel`` stands for ``stream: {name: fewrel}``; then the parts must fit."""
-        config = handler(expand_names(given) if isinstance(given, Mapping) else given)
+        """``stream: fewrel`` stands for ``stream: {name: fewrel}``, and a preset for a method; then
+        the parts must fit."""
+        config = handler(
+            expand_preset(expand_names(given)) if isinstance(given, Mapping) else given
+        )
         config._check_fit()
         return config
 
@@ -267,6 +270,12 @@ class RunConfig(Section):
         return default if self.replay.kind == "auto" else self.replay.kind
 
     @property
+    def per_class(self) -> int | None:
+        """``replay.per_class``; 10 where the memory has no other budget."""
+        r = self.replay
+        return r.per_class or (None if r.total or r.share else 10)
+
+    @property
     def label(self) -> str:
         """What tables call the method: ``conpet-static(emr)`` for emr with dynamic replay."""
         return label_of(self.method.name, self.replay_kind)
@@ -300,11 +309,29 @@ class RunConfig(Section):
         for key in ELSEWHERE:
             del values[key]
         del values["stream"]["data"]
+        replay = values["replay"]
+        if self.replay_kind != "memory":
+            values["replay"] = {k: v for k, v in replay.items() if k not in OF_MEMORY}
+        else:
+            replay["selection"] = self.selection
+            replay["per_class"] = self.per_class
         return values
 
 
 ELSEWHERE = ("out", "device", "threads", "trackers", "checkpoint_every", "profile")
 """Keys that say where or how a run is computed; a profile counts by its values."""
+
+OF_MEMORY = (
+    "per_class",
+    "total",
+    "share",
+    "selection",
+    "features",
+    "epoch",
+    "frequency",
+    "valid_share",
+)
+"""Keys of ``replay`` that say nothing about a run without a memory."""
 
 SHORT = {
     "method": "name",

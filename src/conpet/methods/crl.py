@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -187,7 +187,7 @@ class ReplayContrast(Contrast):
         return {"geometry": geometry(z[old], label[old], before, now, self.method.sharpness)}
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, kw_only=True)
 class Prototypes(Computation):
     """The mean h of the reference examples of each class; one without any keeps its last.
 
@@ -195,7 +195,7 @@ class Prototypes(Computation):
     are those which that phase draws.
     """
 
-    replayed: PhaseSpec = field(default_factory=PhaseSpec)
+    replayed: PhaseSpec
 
     def end(self, state: State) -> None:
         place_prototypes(state, PROTOTYPES, stage_rows(state, self.replayed))

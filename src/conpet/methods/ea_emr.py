@@ -99,9 +99,8 @@ class TuneAligned(Tune):
         epochs, size = range(self.spec.epochs), self.spec.batch_size
         return reference(state, self.name, size, epochs, validating=False)
 
-    def _features(self, state: State, batch: Batch) -> Tensor:
-        aligned: Tensor = state.modules[ALIGNMENT](super()._features(state, batch))
-        return aligned
+    def _answers(self, state: State, features: Tensor) -> Tensor:
+        return super()._answers(state, state.modules[ALIGNMENT](features))
 
 
 @plain_dataclass(frozen=True)

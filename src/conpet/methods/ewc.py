@@ -49,15 +49,15 @@ class EWC(OneAdapter):
         return [Held("adapter", state.spec, SHARED, "shared", rows, NoReplay(), method=self)]
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, kw_only=True)
 class Held(Tune):
     """Tune with the penalty; then measure and add the task's Fisher information."""
 
-    method: EWC | None = None
+    method: EWC
 
     def loss(self, state: State, step: Step) -> LossTerms:
         terms = dict(super().loss(state, step))
-        if "ewc/rest" in state.buffers and self.method is not None and self.method.strength:
+        if "ewc/rest" in state.buffers and self.method.strength:
             weights = state.pool.parameters_of(self.adapter)
             terms["ewc"] = self.method.strength * penalty(weights, state.buffers)
         return terms
@@ -70,7 +70,6 @@ class Held(Tune):
         super().end(state)
 
     def _fisher(self, state: State) -> dict[str, Tensor]:
-        assert self.method is not None
         rows = state.rng("fisher").permutation(state.task.train)[: self.method.fisher_examples]
         weights = state.pool.parameters_of(self.adapter)
         size = 1 if self.method.fisher == "empirical" else self.spec.batch_size
@@ -90,7 +89,6 @@ class Held(Tune):
 
     def _losses(self, log_p: Tensor, label: Tensor) -> Iterator[tuple[float, Tensor]]:
         """The losses whose squared gradients are summed, each with its weight."""
-        assert self.method is not None
         if self.method.fisher == "empirical":
             yield 1.0, -log_p[0, label[0]]
             return

@@ -13,12 +13,10 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from conpet.methods.base import LossTerms, ParamGroup, Phase, State, Step
-from conpet.methods.tune import SHARED, OneAdapter, Tune, head_of
-from conpet.objectives.classify import cross_entropy
+from conpet.methods.base import Phase, State
+from conpet.methods.tune import SHARED, FitHead, OneAdapter, Tune
 from conpet.objectives.gaussian import add_classes, covariance
 from conpet.replay.dynamic import NoReplay
-from conpet.types import Latents
 
 NO_REPLAY = "it replays features that it draws by itself, and keeps no example"
 
@@ -63,48 +61,27 @@ class LatentReplay(OneAdapter):
         return [Tune("adapter", state.spec, SHARED, "shared", rows, NoReplay()), head]
 
 
-@plain_dataclass(frozen=True)
-class Refit(Tune):
-    """Steps 2 and 3. Buffer while it lasts: the new task's features (n, d)."""
+@plain_dataclass(frozen=True, kw_only=True)
+class Refit(FitHead):
+    """Steps 2 and 3: the new task's real features, and drawn ones of old classes."""
 
-    method: LatentReplay | None = None
+    method: LatentReplay
 
-    def begin(self, state: State) -> None:
-        super().begin(state)
-        state.buffers["latent/new"] = torch.from_numpy(state.features(state.task.train, SHARED))
-
-    def trainable(self, state: State) -> Sequence[ParamGroup]:
-        return [ParamGroup(head_of(state, self.adapter), self.spec.lr)]
-
-    def batches(self, state: State, epoch: int) -> Sequence[Step]:
-        """Real features of new classes and drawn ones of old classes, shuffled."""
-        rng = state.rng(self.name, "epoch", epoch)
-        h = [state.buffers["latent/new"]]
-        label = [torch.from_numpy(state.task.train_labels)]
-        if len(state.history) > 1:
-            drawn, column = self._draw(state, rng)
-            h, label = [*h, drawn], [*label, column]
-        features, columns = torch.cat(h), torch.cat(label)
-        order = torch.from_numpy(rng.permutation(len(features)))
-        return [
-            {"task": Latents(features[at].to(state.device), columns[at].to(state.device))}
-            for at in order.split(self.spec.batch_size)
-        ]
-
-    def loss(self, state: State, step: Step) -> LossTerms:
-        latents: Latents = step["task"]
-        logits = state.pool.head(self.adapter)(latents.features)
-        return {self.name: cross_entropy(logits, latents.label, len(latents))}
+    def examples(self, state: State, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        h, label = super().examples(state, rng)
+        if len(state.history) == 1:
+            return h, label
+        drawn, column = self._draw(state, rng)
+        return torch.cat([h, drawn]), torch.cat([label, column])
 
     def end(self, state: State) -> None:
         column = torch.from_numpy(state.task.train_labels) - state.task.first_column
-        new = state.buffers.pop("latent/new")
+        new = state.buffers[f"{self.name}/features"]
         add_classes(state.buffers, "latent", new, column, len(state.task.labels))
         super().end(state)
 
     def _draw(self, state: State, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Features (C_old * draws, d) of the old classes, and their columns."""
-        assert self.method is not None
         mean, scatter, count = (state.buffers[f"latent/{k}"] for k in ("mean", "scatter", "count"))
         factor = torch.linalg.cholesky(covariance(scatter, count, self.method.shrinkage))
         column = torch.arange(len(mean)).repeat_interleave(self.method.draws)

@@ -43,11 +43,11 @@ class LwF(OneAdapter):
         return [Distilled("adapter", state.spec, SHARED, "shared", rows, NoReplay(), method=self)]
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, kw_only=True)
 class Distilled(Tune):
     """Tune beside the old answers. Buffers while it lasts: rows (n,), sorted; answers (n, C)."""
 
-    method: LwF | None = None
+    method: LwF
 
     def begin(self, state: State) -> None:
         if len(state.history) > 1:
@@ -61,7 +61,7 @@ class Distilled(Tune):
         batch = step["task"]
         logits = self._logits(state, batch)
         terms = {self.name: cross_entropy(logits, batch.label, len(batch))}
-        if "lwf/rows" in state.buffers and self.method is not None and self.method.strength:
+        if "lwf/rows" in state.buffers and self.method.strength:
             at = torch.searchsorted(state.buffers["lwf/rows"], batch.rows.cpu())
             before = state.buffers["lwf/answers"][at].to(logits.device)
             now = logits[:, : before.shape[1]]

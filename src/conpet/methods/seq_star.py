@@ -13,11 +13,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from conpet.methods.base import LossTerms, ParamGroup, Phase, State, Step
-from conpet.methods.tune import SHARED, OneAdapter, Tune, head_of
+from conpet.methods.base import LossTerms, Phase, State, Step
+from conpet.methods.tune import SHARED, FitHead, OneAdapter, Tune
 from conpet.objectives.classify import cross_entropy
 from conpet.replay.dynamic import NoReplay
-from conpet.types import Batch, Routing
+from conpet.types import Batch, Latents, Routing
 
 NO_REPLAY = "what it learned of old tasks is frozen, so an old example would teach it nothing"
 
@@ -68,45 +68,50 @@ class SeqStar(OneAdapter):
         return self.scale * functional.normalize(features, dim=1) @ unit.T
 
 
-@plain_dataclass(frozen=True)
+@plain_dataclass(frozen=True, kw_only=True)
 class Compared(Tune):
     """Tune adapter and head, with the method's logits."""
 
-    method: SeqStar | None = None
+    method: SeqStar
 
-    def _logits(self, state: State, batch: Batch) -> Tensor:
-        assert self.method is not None
-        return self.method.compare(state, self._features(state, batch))
+    def _answers(self, state: State, features: Tensor) -> Tensor:
+        return self.method.compare(state, features)
 
 
-class NewRows(Compared):
-    """Train the head's rows of the newest task; adapter and old rows stay.
+@plain_dataclass(frozen=True, kw_only=True)
+class NewRows(FitHead):
+    """Fit the head's rows of the newest task; adapter and old rows stay.
 
     Buffers while it lasts: the old rows, weight (C_old, d) and bias (C_old,).
     """
 
+    method: SeqStar
+
     def begin(self, state: State) -> None:
         super().begin(state)
-        first = state.task.first_column
-        for key, p in head_of(state, self.adapter).items():
-            state.buffers[f"seq/{key}"] = p.detach()[:first].clone()
-
-    def trainable(self, state: State) -> Sequence[ParamGroup]:
-        return [ParamGroup(head_of(state, self.adapter), self.spec.lr)]
+        for key, p in self._rows(state):
+            state.buffers[f"seq/{key}"] = p.detach()[: state.task.first_column].clone()
 
     def loss(self, state: State, step: Step) -> LossTerms:
-        batch = step["task"]
-        first = state.task.first_column if self.method and self.method.columns == "new" else 0
-        logits = self._logits(state, batch)[:, first:]
-        return {self.name: cross_entropy(logits, batch.label - first, len(batch))}
+        latents: Latents = step["task"]
+        first = state.task.first_column if self.method.columns == "new" else 0
+        logits = self._answers(state, latents.features)[:, first:]
+        return {self.name: cross_entropy(logits, latents.label - first, len(latents))}
 
     @torch.no_grad()
     def after_step(self, state: State, step: Step) -> None:
-        for key, p in head_of(state, self.adapter).items():  # weight decay has moved them
+        for key, p in self._rows(state):  # weight decay has moved them
             old = state.buffers[f"seq/{key}"]
             p[: len(old)] = old.to(p.device)
 
     def end(self, state: State) -> None:
-        super().end(state)
-        for key in ("head.weight", "head.bias"):
+        for key, _ in self._rows(state):
             del state.buffers[f"seq/{key}"]
+        super().end(state)
+
+    def _answers(self, state: State, features: Tensor) -> Tensor:
+        return self.method.compare(state, features)
+
+    def _rows(self, state: State) -> list[tuple[str, Tensor]]:
+        """The head's weight and bias, which hold a row a class."""
+        return list(state.pool.head(self.adapter).named_parameters())

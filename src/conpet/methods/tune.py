@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from conpet.methods.base import (
     Computation,
@@ -26,7 +26,7 @@ from conpet.objectives.prototypes import class_means
 from conpet.replay.base import Replay, Rows
 from conpet.replay.dynamic import NoReplay
 from conpet.routing.base import single
-from conpet.types import Batch, Routing
+from conpet.types import Batch, Latents, Routing
 
 SHARED = "@shared"
 """The one adapter of a method that has one for all tasks."""
@@ -98,11 +98,15 @@ class Tune(Phase):
         state.pool.freeze(self.adapter)
 
     def _features(self, state: State, batch: Batch) -> Tensor:
-        """(B, d) what the head sees."""
+        """(B, d) hidden states at the read-out."""
         return state.forward(batch, single(self.adapter, len(batch), state.device)).features
 
+    def _answers(self, state: State, features: Tensor) -> Tensor:
+        """(B, C) logits of features (B, d)."""
+        return state.pool.head(self.adapter)(features)
+
     def _logits(self, state: State, batch: Batch) -> Tensor:
-        return state.pool.head(self.adapter)(self._features(state, batch))
+        return self._answers(state, self._features(state, batch))
 
     def _hits(self, state: State, batch: Batch) -> Tensor:
         """(B,) what ``validate`` counts as right."""
@@ -137,10 +141,45 @@ def reference(
     return np.setdiff1d(rows, state.replay.validation(state.history, size, rng))
 
 
-def head_of(state: State, adapter: str) -> dict[str, nn.Parameter]:
-    """The trainable parameters of an adapter's head alone."""
-    own = state.pool.parameters_of(adapter)
-    return {key: p for key, p in own.items() if key.startswith("head.")}
+@dataclass(frozen=True)
+class FitHead(Tune):
+    """Tune the head alone, on the new task's features: the backbone is passed once, not each epoch.
+
+    Buffer while it lasts: the features (n, d), in the order of the training rows.
+    """
+
+    def begin(self, state: State) -> None:
+        super().begin(state)
+        features = state.features(state.task.train, self.adapter)
+        state.buffers[f"{self.name}/features"] = torch.from_numpy(features)
+
+    def trainable(self, state: State) -> Sequence[ParamGroup]:
+        own = state.pool.parameters_of(self.adapter)
+        head = {key: p for key, p in own.items() if key.startswith("head.")}
+        return [ParamGroup(head, self.spec.lr)]
+
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
+        rng = state.rng(self.name, "epoch", epoch)
+        features, label = self.examples(state, rng)
+        order = torch.from_numpy(rng.permutation(len(features)))
+        return [
+            {"task": Latents(features[at].to(state.device), label[at].to(state.device))}
+            for at in order.split(self.spec.batch_size)
+        ]
+
+    def examples(self, state: State, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Features (N, d) of an epoch and their columns (N,)."""
+        label = torch.from_numpy(state.task.train_labels)
+        return state.buffers[f"{self.name}/features"], label
+
+    def loss(self, state: State, step: Step) -> LossTerms:
+        latents: Latents = step["task"]
+        logits = self._answers(state, latents.features)
+        return {self.name: cross_entropy(logits, latents.label, len(latents))}
+
+    def end(self, state: State) -> None:
+        del state.buffers[f"{self.name}/features"]
+        super().end(state)
 
 
 def place_prototypes(state: State, name: str, rows: Rows) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from conpet.errors import ConpetError
 from conpet.evaluation.collect import collect
-from conpet.runtime import environment, read_json, write_bytes_atomic, write_json_atomic
+from conpet.runtime import RunFolder, environment, read_json, write_bytes_atomic, write_json_atomic
 from conpet.studies.base import Cell, Plan, Probe, Row, Study
 from conpet.studies.rows import rounded, row_of, table
 from conpet.studies.runner import Failure, Job, Tell, run_job, run_jobs
@@ -94,8 +95,18 @@ def probe_job(probe: Probe, plan: Plan) -> Job:
         probe.name,
         ("conpet.studies.probe", "--out", str(out), *threads, *probe.words),
         plan.run_folder(f"{probe.name}.log"),
-        lambda: out.exists() and read_json(out)["words"] == list(probe.words),
+        lambda: _probed(probe, plan, out),
     )
+
+
+def _probed(probe: Probe, plan: Plan, out: Path) -> bool:
+    """Whether its result is there: for these words, and no older than the run it looks at."""
+    if not out.exists() or read_json(out)["words"] != list(probe.words):
+        return False
+    if probe.needs is None:
+        return True
+    state = RunFolder(plan.run_folder(probe.needs)).state
+    return state.exists() and state.stat().st_mtime <= out.stat().st_mtime
 
 
 def _kept(cells: Sequence[Cell], plan: Plan) -> dict[str, Row]:

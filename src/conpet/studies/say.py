@@ -66,10 +66,16 @@ def _spread(values: Sequence[float], form: str) -> str:
 
 
 def seeds_line(rows: Rows) -> str:
-    """How many seeds the figures stand on."""
-    seeds = sorted(distinct(rows, "seed"))
-    if not seeds:
+    """How many seeds the figures stand on; of each stream, where they differ."""
+    by_stream = {
+        s: sorted(distinct(pick(rows, stream=s), "seed")) for s in distinct(rows, "stream")
+    }
+    if not by_stream:
         return "No run finished."
+    seeds, *others = by_stream.values()
+    if any(other != seeds for other in others):
+        each = "; ".join(f"{s} {', '.join(map(str, found))}" for s, found in by_stream.items())
+        return f"Seeds: {each}. Of several the mean, ± their sample standard deviation."
     if len(seeds) < 2:
         return f"One seed ({', '.join(map(str, seeds))}): no spread over seeds was measured."
     return (

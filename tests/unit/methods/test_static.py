@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from conpet.methods.base import PhaseSpec, State
 from conpet.methods.crl import CRL
@@ -19,6 +20,7 @@ from conpet.methods.replay import EMR, ExperienceReplay
 from conpet.methods.seq_star import SeqStar
 from conpet.methods.sequential import Sequential
 from conpet.methods.tune import SHARED, reference
+from conpet.objectives.contrastive import geometry
 from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay, FullReplay
 from conpet.replay.memory import Budget, MemoryReplay
@@ -220,6 +222,27 @@ def test_stored_features_are_those_of_the_last_batch_that_saw_an_example() -> No
     assert changed == [0, 3]
 
 
+def test_the_geometry_term_is_that_of_old_classes_and_the_last_prototypes() -> None:
+    method = CRL()
+    state = learned(method, 1, memory())
+    contrast, keep, again, *_ = newest(state, method, 1)
+    _run(state, contrast)
+    keep.end(state)
+    before = state.buffers["crl/prototypes"].clone()  # (2, d), of task 1
+    again.begin(state)
+    rows = state.buffers["crl/rows"].numpy()
+    stored, column = state.buffers["crl/stored"].clone(), state.columns_of(rows)
+    terms = again.loss(state, {"task": state.batch(rows)})
+    h = torch.from_numpy(state.features(rows, SHARED))
+    with torch.no_grad():
+        z = functional.normalize(state.modules["projector"](h), dim=1)
+    means = torch.stack([stored[column == c].mean(dim=0) for c in (0, 1)])
+    old = torch.from_numpy(column < 2)
+    expected = geometry(z[old], torch.from_numpy(column)[old], before, means, method.sharpness)
+    assert terms["geometry"].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert "geometry" not in again.loss(state, {"task": state.batch(rows[column >= 2])})
+
+
 # seq-star -----------------------------------------------------------------------------------------
 
 
@@ -241,10 +264,18 @@ def test_the_warm_up_of_seq_star_moves_the_head_alone() -> None:
     warm_up = newest(state, method, 0)[0]
     assert (warm_up.name, warm_up.spec.epochs) == ("warm-up", 1)
     warm_up.begin(state)
-    assert {key for group in warm_up.trainable(state) for key in group.parameters} == {
+    before, passes = state.pool.tensors(SHARED), state.passes
+    warm_up.loss(state, warm_up.batches(state, 0)[0])["warm-up"].backward()
+    parameters = state.pool.parameters_of(SHARED)
+    assert {key for key, p in parameters.items() if p.grad is not None} <= {
         "head.weight",
         "head.bias",
     }
+    assert state.passes == passes, "the backbone was passed when the phase began"
+    _run(state, warm_up)
+    after = state.pool.tensors(SHARED)
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {"head.weight"}  # cosine logits have no bias
 
 
 # latent-replay ------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def verb(
     \b
     Examples:
       conpet study replay
-      conpet study interference --size tiny --out /tmp/interference
+      conpet study interference --size tiny --out trial/interference
       conpet study scalability --size full --jobs 2 --threads 1
     """
     if name is None:

@@ -192,7 +192,7 @@ def first_draws(steps: PhaseSteps) -> float:
     """The share of a phase's examples that it has not drawn before."""
     epochs = range(steps.phase.spec.epochs)
     drawn = [steps.phase.batches(steps.run.state, epoch) for epoch in epochs]
-    rows = np.concatenate([rows for batches in drawn for rows in batches.rows])
+    rows = np.concatenate([rows for batches in drawn for _, rows in batches.rows])
     return round(len(np.unique(rows)) / len(rows), 3)
 
 

@@ -158,7 +158,7 @@ def _replay(config: RunConfig) -> Replay:
     if kind == "memory":
         return MemoryReplay(
             Budget(config.per_class, r.total, r.share),
-            config.selection,  # type: ignore[arg-type]
+            config.selection,
             r.features,
             r.new_to_old,
             r.frequency,

@@ -281,10 +281,12 @@ class RunConfig(Section):
         return label_of(self.method.name, self.replay_kind)
 
     @property
-    def selection(self) -> str:
+    def selection(self) -> Literal["random", "kmeans", "herding"]:
         """``replay.selection``, with the method's own default for ``auto``."""
-        default: str = METHODS.load(self.method.name).default_selection
-        return default if self.replay.selection == "auto" else self.replay.selection
+        given = self.replay.selection
+        default: Literal["random", "kmeans", "herding"]
+        default = METHODS.load(self.method.name).default_selection
+        return default if given == "auto" else given
 
     def build_method(self) -> Any:
         """The method with its options: an instance of the registered dataclass."""

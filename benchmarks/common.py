@@ -137,13 +137,12 @@ def quotient(over: Sequence[float], under: Sequence[float]) -> dict[str, float |
 
 
 def figure(name: str, value: float, goal: float | None = None) -> dict[str, Any]:
-    """A value that is to be at most ``goal``; None: it is told, and nothing is asked of it."""
-    return {
-        "name": name,
-        "value": round(value, 3),
-        "goal": goal,
-        "ok": goal is None or value <= goal,
-    }
+    """A value that is to be at most ``goal``; None: it is told, and nothing is asked of it.
+
+    The value is judged as it is told, to three digits.
+    """
+    value = round(value, 3)
+    return {"name": name, "value": value, "goal": goal, "ok": goal is None or value <= goal}
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from common import alternate, begin_run, figure, finish, parse, parser, quotient
 from torch import Tensor
 from transformers import GenerationConfig
 
+from conpet.backbones.generative import on_the_left
 from conpet.methods.base import State
 from conpet.streams import load_stream
 from conpet.types import Batch, Example, Routing, Task
@@ -52,10 +53,14 @@ def bare(state: State, batch: Batch) -> Tensor:
         bos_token_id=tokenizer.bos_token_id,
         decoder_start_token_id=state.backbone._start_id(),  # type: ignore[operator]
     )
+    given = (batch.input_ids, batch.attention_mask)
+    if state.backbone.kind == "decoder":
+        given = on_the_left(*given)
     ids: Tensor = state.backbone.model.generate(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=config
+        input_ids=given[0], attention_mask=given[1], generation_config=config
     )
-    return ids[:, 1:] if state.backbone.kind == "encoder-decoder" else ids
+    first = 1 if state.backbone.kind == "encoder-decoder" else batch.input_ids.shape[1]
+    return ids[:, first:]
 
 
 def routing(batch: Batch, n: int) -> Routing:

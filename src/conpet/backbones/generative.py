@@ -200,7 +200,14 @@ class Seq2SeqLM(GenerativeBackbone):
             self.tokenizer.cls_token_id,
             self.tokenizer.pad_token_id,
         )
-        return next(i for i in ids if i is not None)
+        start = next((i for i in ids if i is not None), None)
+        if start is None:
+            raise ConfigError(
+                f"backbone '{self.name}' does not say with which token its decoder begins: neither "
+                "a decoder_start_token_id, nor a cls or pad token of the tokenizer. Set one of them "
+                "in its files"
+            )
+        return start
 
 
 def on_the_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from conpet.errors import ConfigError
 from conpet.methods.state import Output, PhaseSpec, State
+from conpet.registry import METHODS
 from conpet.types import Batch, Routing
 
 __all__ = [
@@ -165,9 +166,10 @@ class Method(Protocol):
         Asked before such a stream is learned.
         """
         if "text" not in self.answers:
+            able = [name for name in METHODS if "text" in METHODS.load(name).answers]
             raise ConfigError(
                 f"method '{type(self).__name__}' learns classes, and the answers of this stream "
-                "are free text; conpet ls methods shows which methods can learn it"
+                f"are free text; methods that can learn it: {', '.join(able)}"
             )
 
     def warnings(self, state: State) -> Sequence[str]:

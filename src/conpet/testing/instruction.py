@@ -121,17 +121,17 @@ def write_natural_instructions(
         name, parts = _task(t, (train, valid, test), seed)
         if one_file:
             everything = [drawn for part in parts.values() for drawn in part]
-            _write(folder / f"{name}.json", natural_instructions(_kind(t), everything))
+            _write(folder / f"{name}.json", natural_instructions(_kind(t), everything, name))
             continue
         for split, stem in zip(SPLITS, ("train", "dev", "test"), strict=True):
             if parts[split]:
                 path = folder / name / f"{stem}.json"
-                _write(path, natural_instructions(_kind(t), parts[split]))
+                _write(path, natural_instructions(_kind(t), parts[split], split))
     return folder
 
 
-def natural_instructions(kind: str, drawn: list[Drawn]) -> dict[str, Any]:
-    """The content of a file in the format of Natural Instructions."""
+def natural_instructions(kind: str, drawn: list[Drawn], prefix: str) -> dict[str, Any]:
+    """The content of a file in the format of Natural Instructions; ids begin with ``prefix``."""
     words = TASKS[kind][0]
     return {
         "Contributors": ["nobody"],
@@ -142,7 +142,7 @@ def natural_instructions(kind: str, drawn: list[Drawn]) -> dict[str, Any]:
         "Positive Examples": [],
         "Negative Examples": [],
         "Instances": [
-            {"id": f"task{i}", "input": text, "output": list(answers)}
+            {"id": f"{prefix}-{i}", "input": text, "output": list(answers)}
             for i, (text, answers) in enumerate(drawn)
         ],
     }

@@ -11,6 +11,7 @@ from transformers import LogitsProcessor
 
 from conpet.backbones.generative import GenerativeBackbone, on_the_left
 from conpet.backbones.loading import load_backbone
+from conpet.encoding.encode import Encoder
 from conpet.errors import ConfigError
 from conpet.testing import tiny_bert, tiny_llama, tiny_qwen, tiny_t5
 from conpet.types import NO_TOKEN
@@ -103,6 +104,25 @@ def test_padding_moves_to_the_left_and_the_order_stays() -> None:
     ids, mask = on_the_left(ids, mask)
     assert ids.tolist() == [[5, 6, 7], [99, 99, 8]]
     assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_qwen], ids=["llama", "qwen"])
+def test_a_tokenizer_without_a_pad_token_is_no_hindrance(
+    make: Callable[..., GenerativeBackbone],
+) -> None:
+    ids, mask = padded_rows(*PROMPTS)
+    expected = make(generative=True).write(ids, mask, end_id=END, max_new_tokens=5)
+    backbone = make(generative=True)
+    backbone.tokenizer.pad_token = None
+    assert torch.equal(backbone.write(ids, mask, end_id=END, max_new_tokens=5), expected)
+    assert Encoder(backbone.tokenizer, backbone_kind="decoder").pad_id is not None
+
+
+def test_a_decoder_that_nothing_begins_is_told() -> None:
+    backbone = tiny_t5(generative=True)
+    backbone.tokenizer.pad_token = None
+    with pytest.raises(ConfigError, match="does not say with which token its decoder begins"):
+        backbone.write(*padded_rows(*PROMPTS), end_id=END, max_new_tokens=5)
 
 
 @pytest.mark.parametrize("name", ["tiny-bert", "minilm"])

@@ -20,6 +20,7 @@ from conpet.events import Observer
 from conpet.methods.per_task import PerTask
 from conpet.runtime import RunFolder, read_json, resolve_precision
 from conpet.streams import Stream
+from conpet.streams.base import task_fingerprint
 from conpet.training.history import load_task
 
 
@@ -114,21 +115,20 @@ def _alone(config: RunConfig, number: int, folder: Path, precision: str) -> RunC
 def _learned_stream(record: RunRecord) -> Stream:
     """The learned tasks of a run with their data, from its folder."""
     folder = RunFolder(record.folder)
-    facts = read_json(folder.stream)
     tasks = tuple(load_task(history_path(folder, i)) for i in range(len(record.tasks)))
-    stream = Stream(
+    both = zip(tasks, record.tasks, strict=True)
+    changed = [known.name for task, known in both if task_fingerprint(task) != known.fingerprint]
+    if changed:
+        raise CheckpointError(
+            f"the history of '{record.folder}' is not what it learned: task(s) "
+            f"{', '.join(changed)} differ. Restore {folder.history} from a copy of the run folder, "
+            "or report without --single-task"
+        )
+    facts = read_json(folder.stream)
+    return Stream(
         name=facts["name"],
         kind=facts["kind"],
         tasks=tasks,
         metric=record.metric,
         template=record.template,
     )
-    kept = {task.name: task.fingerprint for task in record.tasks}
-    if stream.fingerprints != kept:
-        changed = [name for name, value in kept.items() if stream.fingerprints.get(name) != value]
-        raise CheckpointError(
-            f"the history of '{record.folder}' is not what it learned: task(s) "
-            f"{', '.join(changed)} differ. Restore {folder.history} from a copy of the run folder, "
-            "or report without --single-task"
-        )
-    return stream

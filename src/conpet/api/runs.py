@@ -93,6 +93,7 @@ def stream_of(config: RunConfig) -> Stream:
         order=c.order or c.tasks,
         fields=c.fields,
         valid=c.valid,
+        only=c.only,
     )
 
 

@@ -204,8 +204,8 @@ class Seq2SeqLM(GenerativeBackbone):
         if start is None:
             raise ConfigError(
                 f"backbone '{self.name}' does not say with which token its decoder begins: neither "
-                "a decoder_start_token_id, nor a cls or pad token of the tokenizer. Set one of them "
-                "in its files"
+                "a decoder_start_token_id, nor a cls or pad token of its tokenizer; set one of "
+                "them in its files"
             )
         return start
 

@@ -81,6 +81,7 @@ class StreamConfig(Section):
     tasks: Names | None = Field(
         None, description="the order, by task names; null: the stream's own"
     )
+    only: Names | None = Field(None, description="the tasks to learn, by name; null: all")
     order: str | None = Field(
         None, description="one of the orders that the stream's card names, instead of tasks"
     )

@@ -44,6 +44,7 @@ def load_stream(
     order: str | Sequence[str] | None = None,
     fields: Mapping[str, Any] | None = None,
     valid: Valid = "auto",
+    only: Sequence[str] | None = None,
 ) -> Stream:
     """Load and check a stream.
 
@@ -64,6 +65,7 @@ def load_stream(
         fields: names of columns that differ from the defaults, e.g. {"label": "intent"}.
         valid: "carve" takes validation examples from train even where the data have some; "test"
             validates on the test part, as some published results do: they have seen the test.
+        only: the tasks to keep, by name; None keeps all.
 
     Raises:
         ConfigError: unknown name, preset, field, task or order; a value out of range.
@@ -86,7 +88,9 @@ def load_stream(
         test if test_per_class is None else test_per_class,
         seed,
     )
-    return stream if own_order is None else stream.reorder(own_order)
+    if own_order is not None:
+        stream = stream.reorder(own_order)
+    return stream if only is None else stream.subset(only)
 
 
 def load_inputs(source: str | Path, *, fields: Mapping[str, Any] | None = None) -> list[Example]:

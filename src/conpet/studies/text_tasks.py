@@ -46,7 +46,7 @@ SMALL = {"superni": ("evalution",), "long-sequence": ("agnews", "sst2", "dbpedia
 MADE_UP = {"made-up": ("even", "swap")}
 """Of size tiny, which needs no data."""
 WORDS = (
-    "backbone=nano",
+    "backbone=google-t5/t5-small",
     "stream.preset=none",
     "stream.train_per_class=null",
     "stream.valid_per_class=100",

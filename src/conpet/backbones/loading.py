@@ -179,7 +179,8 @@ def _reader(name: str, kind: type[Any], generative: bool) -> type[Any]:
 def cannot_write(name: str) -> ConfigError:
     return ConfigError(
         f"backbone '{name}' is an encoder, which cannot write answers, and this stream asks for "
-        "answers in free text; use a decoder or an encoder-decoder, such as --backbone google-t5/t5-small"
+        "answers in free text; use a decoder or an encoder-decoder, such as "
+        "--backbone google-t5/t5-small"
     )
 
 

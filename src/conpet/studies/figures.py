@@ -124,6 +124,7 @@ def bars(drawn: Mapping[str, tuple[str, Mapping[str, Rows]]]) -> Figure:
 
     Args:
         drawn: title of a panel to the column it shows and to the rows of each bar, by its name.
+            Where a bar has several rows, a tick stands at each.
     """
     names = list(next(iter(drawn.values()))[1])
     figure = Figure(figsize=(3.5 * len(drawn), 0.9 + 0.42 * len(names)), layout="constrained")
@@ -133,12 +134,12 @@ def bars(drawn: Mapping[str, tuple[str, Mapping[str, Rows]]]) -> Figure:
         axis.grid(False)
         axis.set_xticks([])
         for place, rows in enumerate(groups.values()):
-            value = mean(rows, column)
+            value, each = mean(rows, column), numbers(rows, column)
             if isfinite(value):
                 axis.barh(place, value, height=0.66, color=hue(place))
-                text = f" {value:,.0f}" if abs(value) >= 1000 else f" {value:.1f}"
-                axis.text(max(value, 0.0), place, text, va="center")
-            for one in numbers(rows, column):
+                text = f"  {value:,.0f}" if abs(value) >= 1000 else f"  {value:.1f}"
+                axis.text(max(0.0, value, *each), place, text, va="center")
+            for one in each if len(each) > 1 else ():
                 axis.plot([one], [place], marker="|", color=INK, markersize=7)
         axis.margins(x=0.28)
     axes[0].set_yticks(range(len(names)), [shorten(name, 30) for name in names])

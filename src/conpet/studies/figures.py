@@ -113,7 +113,9 @@ def _scale(axis: Axes, panel: Panel) -> None:
         axis.yaxis.set_major_formatter(EngFormatter(sep=""))
         axis.yaxis.set_minor_locator(NullLocator())
     elif values:
-        axis.set_ylim(min(0.0, 1.1 * min(values)), 1.1 * max(values) or 1.0)
+        low, high = min(0.0, *values), max(values)
+        below = 0.1 * (high - low) if low < 0 else 0.0  # room for a marker
+        axis.set_ylim(low - below, 1.1 * high or 1.0)
         if max(values) >= LARGE:
             axis.yaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -137,8 +139,9 @@ def bars(drawn: Mapping[str, tuple[str, Mapping[str, Rows]]]) -> Figure:
             value, each = mean(rows, column), numbers(rows, column)
             if isfinite(value):
                 axis.barh(place, value, height=0.66, color=hue(place))
-                text = f"  {value:,.0f}" if abs(value) >= 1000 else f"  {value:.1f}"
-                axis.text(max(0.0, value, *each), place, text, va="center")
+                text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+                right = max(0.0, value, *each)
+                axis.annotate(text, (right, place), (5, 0), textcoords="offset points", va="center")
             for one in each if len(each) > 1 else ():
                 axis.plot([one], [place], marker="|", color=INK, markersize=7)
         axis.margins(x=0.28)

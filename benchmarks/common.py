@@ -36,7 +36,8 @@ from conpet.runtime import (
     write_json_atomic,
 )
 from conpet.streams.base import Kind
-from conpet.training.trainer import Progress, Trainer, optimiser_for
+from conpet.training.optimiser import optimiser_for
+from conpet.training.trainer import Progress, Trainer
 from conpet.types import Batch
 
 Batches = Sequence[Mapping[str, Batch]]
@@ -46,7 +47,7 @@ RESULTS = Path(__file__).parent / "results"
 # A run -------------------------------------------------------------------------------------------
 
 
-def begin_run(path: Path, words: Sequence[str], kind: Kind = "text") -> OpenRun:
+def begin_run(path: Path, words: Sequence[str], kind: Kind = "text", template: str = "") -> OpenRun:
     """A run folder that has learned nothing, opened on the CPU; ``words`` are key=value settings.
 
     Random numbers and determinism are set as a run sets them.
@@ -57,7 +58,8 @@ def begin_run(path: Path, words: Sequence[str], kind: Kind = "text") -> OpenRun:
     folder = RunFolder(path).create()
     precision = resolve_precision(config.precision, config.device)
     write_json_atomic(folder.environment, environment() | {"precision": precision})
-    write_json_atomic(folder.stream, {"name": "benchmark", "kind": kind, "fingerprints": {}})
+    facts = {"name": "benchmark", "kind": kind, "template": template, "fingerprints": {}}
+    write_json_atomic(folder.stream, facts)
     folder.write_text(folder.config, config.to_yaml())
     return open_run(folder, config, with_data=True)
 

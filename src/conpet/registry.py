@@ -165,6 +165,18 @@ STREAMS = Registry(
             "conpet.streams.cards:ace",
             "ACE 2005, 18 relations in five groups (licensed: bring the data)",
         ),
+        "superni": Entry(
+            "conpet.streams.cards:superni",
+            "15 tasks of Natural Instructions, free answers (bring the data)",
+        ),
+        "superni-mini": Entry(
+            "conpet.streams.cards:superni-mini",
+            "five short tasks of superni (bring the data)",
+        ),
+        "long-sequence": Entry(
+            "conpet.streams.cards:long-sequence",
+            "15 classification tasks answered in words (bring the data)",
+        ),
     },
 )
 
@@ -186,8 +198,18 @@ METRICS = Registry(
     "metric",
     {
         "accuracy": Entry(
-            "conpet.evaluation.scoring:accuracy", "share of exactly right labels, 0..100"
-        )
+            "conpet.evaluation.metrics:accuracy", "share of exactly right answers: class labels"
+        ),
+        "rouge-l": Entry(
+            "conpet.evaluation.metrics:rouge_l", "ROUGE-L, F1 with stemming: free answers"
+        ),
+        "exact-match": Entry(
+            "conpet.evaluation.metrics:exact_match",
+            "share of right answers; case, punctuation and blanks do not count",
+        ),
+        "token-f1": Entry(
+            "conpet.evaluation.metrics:token_f1", "F1 of words in common, in any order"
+        ),
     },
 )
 

@@ -23,26 +23,34 @@ PADDED_TO = 8
 """Batches are padded to a multiple of so many tokens: the fewer shapes there are, the less often
 kernels are prepared anew (on a CPU that can cost more than the kernel itself)."""
 
+NO_TOKEN = -100
+"""Fills the answers of a batch behind their end; no loss is taken there."""
+
 Combine = Literal["mix", "expand"]
 COMBINE: tuple[Combine, ...] = ("mix", "expand")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One input and its label.
+    """One input with its label, or, where the answer is free text, with its right answers.
 
     Attributes:
         id: unique within a stream.
-        text: the raw text, never empty.
-        label: the class name; None for an input that is to be predicted.
+        text: the raw text, never empty; the input field of an instruction task.
+        label: the class name; None for an input that is to be predicted, and for free text.
         entities: character spans: none (plain text), one (entity typing), or two (head, tail of a
             relation).
+        instruction: what is to be done with the text, in words; often the same for a whole task.
+        answers: right answers in free text, the first of which trains; none for an input that is
+            to be answered, and where there is a label.
     """
 
     id: str
     text: str
     label: str | None = None
     entities: tuple[Span, ...] = ()
+    instruction: str = ""
+    answers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -64,7 +72,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """One data set with its label space. Labels are disjoint from those of every other task."""
+    """One data set with its label space. Labels are disjoint from those of every other task; a task
+    whose answers are free text has none."""
 
     name: str
     labels: tuple[str, ...]
@@ -89,6 +98,8 @@ class Batch:
         rows: (B,) int64, row of each example in the run's token store: the key of every cache.
         task: (B,) int64, index of the true task in learning order; -1 where it is not known.
         label: (B,) int64, column of the true class in the label space; -1 where it is not known.
+        answer_ids: (B, A) int64, the answer that trains, end token included; ``NO_TOKEN`` behind
+            it. A is 0 where answers are classes, or not known.
     """
 
     input_ids: Tensor
@@ -97,6 +108,7 @@ class Batch:
     rows: Tensor
     task: Tensor
     label: Tensor
+    answer_ids: Tensor
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -110,14 +122,16 @@ class Batch:
         if len(index):
             length = padded(int(chosen[1].sum(dim=1).max()))
             chosen[:2] = [tensor[:, :length] for tensor in chosen[:2]]
+            chosen[-1] = chosen[-1][:, : int((chosen[-1] != NO_TOKEN).sum(dim=1).max())]
         return Batch(*chosen)
 
     def without_answers(self) -> Batch:
-        """The same inputs with task and label hidden: what a method sees at prediction."""
+        """The same inputs with task, label and answer hidden: what a method sees at prediction."""
         return replace(
             self,
             task=self.task.new_full((len(self),), -1),
             label=self.label.new_full((len(self),), -1),
+            answer_ids=self.answer_ids[:, :0],
         )
 
 
@@ -173,8 +187,9 @@ class Prediction:
 
     Attributes:
         id: the example's id.
-        label: the predicted class.
-        score: its probability among the classes of the tasks that were routed to, 0..1.
+        label: the predicted class, or the answer in free text.
+        score: the probability of a class among those of the tasks that were routed to, 0..1; of a
+            free answer the geometric mean of its tokens' probabilities.
         tasks: the tasks that were routed to, best first.
     """
 

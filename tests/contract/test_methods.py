@@ -19,6 +19,14 @@ CASES = [
     if adapter != "full" or backbone == "tiny-bert"
 ]
 CASES += [
+    Case(method, adapter, backbone, "instruction")
+    for method in METHODS
+    if "text" in METHODS.load(method).answers
+    for adapter, backbone in (("lora", "tiny-t5"), ("bottleneck", "tiny-llama"))
+]
+CASES += [
+    Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),
+    Case("replay", "lora", "tiny-llama", "instruction", (("replay__share", 0.2),)),
     Case("conpet-dynamic", backbone="tiny-qwen"),
     Case("conpet-dynamic", options=(("method__top_k", 2), ("replay__kind", "full"))),
     Case("conpet-dynamic", options=(("method__top_k", "all"), ("train__accumulate", 2))),

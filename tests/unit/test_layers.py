@@ -30,6 +30,7 @@ LAYERS = [
         "routing",
         "evaluation.scoring",
         "evaluation.continual",
+        "evaluation.memo",
     ],
     ["objectives"],
     ["methods"],

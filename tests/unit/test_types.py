@@ -10,7 +10,7 @@ def batch_of(lengths: list[int]) -> Batch:
     size = padded(max(lengths))
     mask = (torch.arange(size) < torch.tensor(lengths)[:, None]).long()
     n = torch.arange(len(lengths))
-    return Batch(mask * 7, mask, n, n, n, n)
+    return Batch(mask * 7, mask, n, n, n, n, n[:, None][:, :0])
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 8), (8, 8), (9, 16)])

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from conpet.api.opened import OpenRun, history_path
-from conpet.api.scores import score, summary
-from conpet.evaluation.evaluator import evaluate
+from conpet.api.scores import score, summary, text_values, values
+from conpet.evaluation.evaluator import Answer, evaluate
 from conpet.events import Observer, Observers
 from conpet.runtime import (
     peak_memory_bytes,
@@ -105,19 +105,37 @@ def _evaluate(run: OpenRun, stream: Stream, index: int) -> list[float | None]:
     upto = len(stream.tasks) if run.config.forward_rows else index + 1
     tasks = [*run.state.history]
     for later in range(index + 1, upto):  # measured before they are learned
-        tasks.append(run.state.store.add_task(stream.tasks[later], later, -1))
-    answers = evaluate(run.state, run.method, tasks)
+        tasks.append(run.encode_later(stream.tasks[later], later))
+    answers = evaluate(run.state, run.method, tasks, run.memo)
+    run.memo.save({run.state.cache_key(name) for name in run.state.pool.names})
     lines: list[str] = []
     row: list[float | None] = []
     for task in stream.tasks[:upto]:
         row.append(score(stream.metric, answers[task.name], task.test))
-        for example, a in zip(task.test, answers[task.name], strict=True):
-            facts: dict[str, Any] = {"id": example.id, "task": task.name, "truth": example.label}
-            facts |= {"label": a.label, "score": a.score, "routed": a.routed, "oracle": a.oracle}
-            lines.append(json.dumps(facts, ensure_ascii=False))
+        lines += _lines(stream, task, answers[task.name])
     path = run.folder.predictions / f"{index + 1:02d}.jsonl"
     write_bytes_atomic(path, ("\n".join(lines) + "\n").encode())
     return row
+
+
+def _lines(stream: Stream, task: Task, answers: Sequence[Answer]) -> Iterator[str]:
+    """What was answered to the tests of a task, as JSON."""
+    worth = values(stream.metric, answers, task.test)
+    ideal = [None if a.oracle is None else a.oracle for a in answers]
+    known = text_values(stream.metric, [text or "" for text in ideal], task.test)
+    for example, a, value, best in zip(task.test, answers, worth, known, strict=True):
+        facts: dict[str, Any] = {"id": example.id, "task": task.name}
+        facts |= {"label": a.label, "score": a.score, "routed": a.routed, "oracle": a.oracle}
+        if stream.free:
+            facts |= {
+                "answers": example.answers,
+                "value": round(float(value), 6),
+                "oracle_value": None if a.oracle is None else round(float(best), 6),
+                "routed_by_input": a.routed_by_input,
+            }
+        else:
+            facts["truth"] = example.label
+        yield json.dumps(facts, ensure_ascii=False)
 
 
 def _record(run: OpenRun, task: Task, fingerprint: str, cost: Cost) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class ContinualModel:
     # Verbs ---------------------------------------------------------------------------------------
 
     def predict(self, inputs: Sequence[str | Example]) -> list[Prediction]:
-        """Label texts (or examples with entity spans), without knowing their tasks.
+        """Answer texts (or examples with entity spans or an instruction), without knowing their
+        tasks.
 
         Returns one prediction an input, in order.
         """
@@ -133,6 +134,7 @@ class ContinualModel:
                 new = [task for task in stream.tasks if prints[task.name] != learned.get(task.name)]
                 stream = replace(stream, tasks=(*self._learned_tasks(), *new))
             own = {key: facts[key] for key in ("name", "metric", "attribution")}
+            own["template"] = facts.get("template", "")
             stream = replace(stream, **own)  # more of the run's stream, whatever the file is called
             self.learn_stream(stream, observer)
             write_json_atomic(
@@ -175,8 +177,9 @@ class ContinualModel:
         kind = cast(Kind, facts["kind"])
         if isinstance(source, Stream):
             return source
+        template = facts.get("template", "")
         if isinstance(source, Task):
-            return Stream(name=source.name, kind=kind, tasks=(source,))
+            return Stream(source.name, kind, (source,), facts["metric"], template=template)
         c = self.config.stream
         if data is None and c.data is not None and Path(c.data).is_dir():
             data = c.data
@@ -188,6 +191,7 @@ class ContinualModel:
             "valid_per_class": c.valid_per_class,
             "test_per_class": c.test_per_class,
             "fields": self.fields,
+            "valid": c.valid,
         }
         stream = load_stream(str(source), **settings)
         known = {label for task in self.store.tasks for label in task["labels"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,9 +12,11 @@ import torch
 from conpet.adapters.pool import Pool
 from conpet.backbones.loading import load_backbone
 from conpet.config import RunConfig
-from conpet.encoding.encode import Encoder, TokenStore
+from conpet.encoding.encode import EncodedTask, Encoder, TokenStore
+from conpet.evaluation.memo import AnswerMemo
 from conpet.methods.base import Method, PhaseSpec, State
 from conpet.objectives.classify import ReadOut
+from conpet.objectives.generate import Decoding
 from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay, FullReplay, NoReplay
 from conpet.replay.logits import LogitCache
@@ -31,6 +34,7 @@ class OpenRun:
     Attributes:
         data: the learned tasks with their examples; None where the run was opened to predict only.
         truncated: texts that were too long, of each task that ``encode`` has seen.
+        memo: free answers to the tests, so that they are not written twice.
     """
 
     folder: RunFolder
@@ -40,6 +44,7 @@ class OpenRun:
     state: State
     data: list[Task] | None = field(default=None, repr=False)
     truncated: dict[str, int] = field(default_factory=dict)
+    memo: AnswerMemo = field(default_factory=AnswerMemo)
 
     def encode(self, tasks: Iterable[Task]) -> None:
         """Encode tasks that are to be learned: one that does not fit is found now, not hours later.
@@ -49,13 +54,23 @@ class OpenRun:
         store = self.state.store
         for task in tasks:
             before = store.encoder.truncated
-            store.add_task(task, -1, -1)
+            self._encoded(task, -1, -1)
             self.truncated[task.name] = store.encoder.truncated - before
 
     def add_task(self, task: Task) -> None:
         """Encode a task and make it the newest of the state."""
         state = self.state
-        state.history.append(state.store.add_task(task, len(state.history), state.n_classes))
+        state.history.append(self._encoded(task, len(state.history), state.n_classes))
+
+    def encode_later(self, task: Task, index: int) -> EncodedTask:
+        """A task that is to be answered before it is learned."""
+        return self._encoded(task, index, -1)
+
+    def _encoded(self, task: Task, index: int, first_column: int) -> EncodedTask:
+        state = self.state
+        if state.inputs is not None:  # the same examples in the same order have the same rows
+            state.inputs.add_task(task, index, first_column)
+        return state.store.add_task(task, index, first_column)
 
 
 def open_run(folder: RunFolder, config: RunConfig, *, with_data: bool) -> OpenRun:
@@ -64,6 +79,8 @@ def open_run(folder: RunFolder, config: RunConfig, *, with_data: bool) -> OpenRu
     state = _new_state(folder, config, method, with_data=with_data)
     state.modules = dict(method.modules(state))
     run = OpenRun(folder, config, method, store, state, [] if with_data else None)
+    if with_data and state.writes:
+        run.memo = AnswerMemo(folder.answers)
     for index, record in enumerate(store.tasks):
         task = Task(record["name"], tuple(record["labels"]), (), (), ())
         if run.data is not None:
@@ -89,7 +106,9 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     """A state that has learned nothing yet."""
     set_threads(config.threads)
     device = resolve_device(config.device)
-    c, a, t = config.backbone, config.adapter, config.train
+    c, a, t, g = config.backbone, config.adapter, config.train, config.generation
+    facts = read_json(folder.stream)
+    kind, template = facts["kind"], facts.get("template", "")
     quantisation = None if c.quantisation == "none" else c.quantisation
     backbone = load_backbone(
         c.name,
@@ -98,12 +117,16 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         quantisation=quantisation,
         device=str(device),
         layers=c.layers,
+        generative=bool(template),
     )
-    encoder = Encoder(
+    most = g.max_prompt_length if template else c.max_length
+    encode = partial(
+        Encoder,
         backbone.tokenizer,
-        max_length=min(c.max_length, backbone.max_length),
-        prompt=c.prompt,
+        max_length=min(most, backbone.max_length),
         backbone_kind=backbone.kind,
+        template=template,
+        max_answer_length=g.max_new_tokens,
     )
     pool = Pool(
         backbone,
@@ -116,15 +139,17 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         placement=a.placement,
         activation=None if a.activation == "auto" else a.activation,
     )
-    kind = read_json(folder.stream)["kind"]
+    tokens = folder.tokens if with_data else None
     return State(
         backbone=backbone,
         pool=pool,
-        store=TokenStore(encoder, folder.tokens if with_data else None),
+        store=TokenStore(encode(prompt=c.prompt), tokens),
+        inputs=TokenStore(encode(prompt="plain"), tokens) if template else None,
         replay=_replay(config),
         logits=LogitCache(folder.logits if with_data else None),
         spec=PhaseSpec(
             epochs=t.epochs,
+            max_steps=t.max_steps,
             batch_size=t.batch_size,
             eval_batch_size=t.eval_batch_size,
             lr=t.lr,
@@ -139,6 +164,15 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         seed=config.seed,
         token_budget=t.token_budget,
         autocast=torch.bfloat16 if precision_of(folder) == "bf16" else None,
+        decoding=Decoding(
+            max_new_tokens=g.max_new_tokens,
+            sample=g.sample,
+            temperature=g.temperature,
+            top_k=g.top_k,
+            top_p=g.top_p,
+            repetition_penalty=g.repetition_penalty,
+            seed=config.seed,
+        ),
     )
 
 
@@ -146,7 +180,7 @@ def _read_out(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:
     """``auto``: mask for entity prompts, mean for plain text, last for causal backbones."""
     if how != "auto":
         return how  # type: ignore[return-value]
-    if stream_kind != "text":
+    if stream_kind in ("typing", "relation"):
         return "mask"
     return "last" if backbone_kind == "decoder" else "mean"
 

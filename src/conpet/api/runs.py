@@ -51,6 +51,7 @@ def run(
     Raises CheckpointError where the folder belongs to another configuration or other data.
     """
     stream = stream or stream_of(config)
+    config.check_stream(text=stream.free)
     folder = RunFolder(config.folder())
     folder.create()
     with folder.locked():
@@ -89,8 +90,10 @@ def stream_of(config: RunConfig) -> Stream:
         test_per_class=c.test_per_class,
         n_tasks=c.n_tasks,
         groups=c.groups,
-        order=c.tasks,
+        order=c.order or c.tasks,
         fields=c.fields,
+        valid=c.valid,
+        only=c.only,
     )
 
 
@@ -110,7 +113,7 @@ def _begin(folder: RunFolder, config: RunConfig, stream: Stream) -> None:
         environment() | {"precision": resolve_precision(config.precision, config.device)},
     )
     facts: dict[str, Any] = {"name": stream.name, "kind": stream.kind, "metric": stream.metric}
-    facts["attribution"] = stream.attribution
+    facts |= {"template": stream.template, "attribution": stream.attribution}
     facts["fields"] = fields_of(config.stream.name, config.stream.fields)
     write_json_atomic(folder.stream, facts | {"fingerprints": stream.fingerprints})
     folder.write_text(folder.config, config.to_yaml())  # last: it says that the rest is there

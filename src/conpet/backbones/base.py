@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from conpet.errors import ConfigError, did_you_mean
 
@@ -72,13 +72,18 @@ class Backbone(nn.Module, ABC):
         return self.model.device
 
     @property
+    def config(self) -> PreTrainedConfig:
+        """Of the part that makes hidden states."""
+        return self.model.config
+
+    @property
     def hidden_size(self) -> int:
-        return int(self.model.config.hidden_size)
+        return int(self.config.hidden_size)
 
     @property
     def max_length(self) -> int:
         """Most tokens of an input, begin and end included."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        positions = getattr(self.config, "max_position_embeddings", None)
         return min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
 
     @cached_property

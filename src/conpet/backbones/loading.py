@@ -24,6 +24,7 @@ from conpet.backbones.decoder import DecoderBackbone
 from conpet.backbones.depth import keep_first
 from conpet.backbones.encdec import EncoderDecoderBackbone
 from conpet.backbones.encoder import EncoderBackbone
+from conpet.backbones.generative import CausalLM, Seq2SeqLM
 from conpet.errors import ConfigError, MissingDependencyError, did_you_mean
 from conpet.registry import BACKBONES
 from conpet.runtime.machine import resolve_device
@@ -46,6 +47,7 @@ def load_backbone(
     quantisation: str | None = None,
     device: str = "cpu",
     layers: int | None = None,
+    generative: bool = False,
 ) -> Backbone:
     """Load a registered backbone, a folder, or a model of the hub.
 
@@ -57,6 +59,7 @@ def load_backbone(
         quantisation: ``bitsandbytes-8bit``, ``bitsandbytes-4bit``, ``torchao-int8``, or None.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
         layers: keep only the first so many layers; None keeps all.
+        generative: with the language-model head, to write answers.
 
     Raises:
         ConfigError: unknown name or option, or more layers than there are.
@@ -68,6 +71,7 @@ def load_backbone(
         "attention": attention,
         "quantisation": quantisation,
         "device": str(resolve_device(device)),
+        "generative": generative,
     }
     _check_options(dtype, attention, quantisation)
     if name in BACKBONES:
@@ -99,6 +103,7 @@ def load_pretrained(
     attention: str = "auto",
     quantisation: str | None = None,
     device: str = "cpu",
+    generative: bool = False,
 ) -> Backbone:
     """Load a folder or hub id; the options are those of ``load_backbone``.
 
@@ -111,7 +116,7 @@ def load_pretrained(
         source = folder or find(name)
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            kind = kind_of(name, config)
+            kind = kind_of(name, config, generative=generative)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model = kind.auto_class.from_pretrained(
                 source,
@@ -134,20 +139,48 @@ def load_pretrained(
     return backbone
 
 
-def kind_of(name: str, config: PreTrainedConfig) -> type[Any]:
-    """The class of backbone that runs models of this configuration."""
+def kind_of(name: str, config: PreTrainedConfig, *, generative: bool = False) -> type[Any]:
+    """The class of backbone that runs models of this configuration.
+
+    Raises:
+        ConfigError: there is none; or it has to write answers, and is an encoder.
+    """
     model_type = config.model_type
-    for kind in (EncoderBackbone, DecoderBackbone, EncoderDecoderBackbone):
-        if model_type in kind.families:
-            return kind
-    if not config.is_encoder_decoder:
+    kinds = (EncoderBackbone, DecoderBackbone, EncoderDecoderBackbone)
+    kind: type[Any] | None = next((kind for kind in kinds if model_type in kind.families), None)
+    if kind is None and not config.is_encoder_decoder:
         if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            return EncoderBackbone
-        if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            return DecoderBackbone
-    raise ConfigError(
-        f"backbone '{name}' is a '{model_type}' model, which is none of the supported kinds; "
-        "allowed: encoder (such as BERT), decoder (such as LLaMA or Qwen), encoder-decoder (T5)"
+            kind = EncoderBackbone
+        elif model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            kind = DecoderBackbone
+    if kind is None and model_type in Seq2SeqLM.families and generative:
+        kind = EncoderDecoderBackbone
+    if kind is None:
+        raise ConfigError(
+            f"backbone '{name}' is a '{model_type}' model, which is none of the supported kinds; "
+            "allowed: encoder (such as BERT), decoder (such as LLaMA or Qwen), encoder-decoder (T5)"
+        )
+    return WRITERS[kind] if generative and kind in WRITERS else _reader(name, kind, generative)
+
+
+WRITERS: dict[type[Any], type[Any]] = {
+    DecoderBackbone: CausalLM,
+    EncoderDecoderBackbone: Seq2SeqLM,
+}
+"""The kind that reads -> the one that also writes."""
+
+
+def _reader(name: str, kind: type[Any], generative: bool) -> type[Any]:
+    if generative:
+        raise cannot_write(name)
+    return kind
+
+
+def cannot_write(name: str) -> ConfigError:
+    return ConfigError(
+        f"backbone '{name}' is an encoder, which cannot write answers, and this stream asks for "
+        "answers in free text; use a decoder or an encoder-decoder, such as "
+        "--backbone google-t5/t5-small"
     )
 
 

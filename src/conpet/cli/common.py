@@ -111,7 +111,7 @@ def _known(value: float | None) -> float | None:
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """The same for people."""
-    rows = [("task", "accuracy"), *zip(summary["tasks"], summary["row"], strict=True)]
+    rows = [("task", "score"), *zip(summary["tasks"], summary["row"], strict=True)]
     names = ("average", "whole", "forgetting")
     figures = [(name, summary[name]) for name in names if summary.get(name) is not None]
     return "\n".join([table(rows), "", *(f"{name} {value:.1f}" for name, value in figures)])

@@ -1,10 +1,10 @@
-"""``conpet predict``: label texts."""
+"""``conpet predict``: answer texts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from conpet.errors import ConfigError
 if TYPE_CHECKING:
     from conpet.types import Example, Prediction
 
-INPUT = ("text", "head", "tail", "mentions", "spans")
+INPUT = ("text", "head", "tail", "mentions", "spans", "instruction")
 """Columns that say what an input is; its id is a column ``id``, whatever the training data had."""
 
 
@@ -31,18 +31,22 @@ def verb(
             "has them, head and tail or mentions; id where wanted.",
         ),
     ] = None,
+    instruction: Annotated[
+        str, typer.Option(help="What is to be done with the texts, for a run that answers freely.")
+    ] = "",
     output: Annotated[
-        Path | None, typer.Option(help="JSONL with id, label, score and tasks.")
+        Path | None, typer.Option(help="JSONL with id, label (the answer), score and tasks.")
     ] = None,
     device: DeviceName = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Label texts, without being told which task they belong to.
+    """Answer texts, without being told which task they belong to.
 
     \b
     Examples:
       conpet predict runs/bank "my card was eaten by the machine"
       conpet predict runs/bank --input in.jsonl --output out.jsonl
+      conpet predict runs/mini "a moving film" --instruction "Is the review positive?"
     """
     if bool(texts) == (source is not None):
         raise ConfigError(
@@ -57,6 +61,8 @@ def verb(
         inputs: Sequence[str | Example] = texts or load_inputs(
             source or "", fields={k: v for k, v in model.fields.items() if k in INPUT}
         )
+        if instruction:
+            inputs = [_instructed(i, text, instruction) for i, text in enumerate(inputs)]
         answers = model.predict(inputs)
         if output is not None:
             write_bytes_atomic(output, (_lines(answers) + "\n").encode())
@@ -69,6 +75,14 @@ def verb(
     else:
         for answer in answers:
             print(f"{answer.label}  {answer.score:.3f}  {', '.join(answer.tasks)}")
+
+
+def _instructed(number: int, given: str | Example, instruction: str) -> Example:
+    """The input with the instruction, unless it has one of its own."""
+    from conpet.types import Example
+
+    example = given if isinstance(given, Example) else Example(str(number), given)
+    return example if example.instruction else replace(example, instruction=instruction)
 
 
 def _lines(answers: Sequence[Prediction]) -> str:

@@ -75,9 +75,12 @@ def show_method(name: str) -> Shown:
         "doc": doc,
         "replay": list(method.replay_kinds),
         "adapters": list(method.adapter_kinds),
+        "answers": list(method.answers),
         "options": [asdict(option) for option in options],
     }
-    lists = f"replay: {', '.join(method.replay_kinds)}\nadapters: {', '.join(method.adapter_kinds)}"
+    kinds = {"replay": method.replay_kinds, "adapters": method.adapter_kinds}
+    kinds["answers"] = method.answers
+    lists = "\n".join(f"{title}: {', '.join(values)}" for title, values in kinds.items())
     return document, f"{name}\n\n{doc}\n\n{lists}\n\n{_keys(options)}"
 
 

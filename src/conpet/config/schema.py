@@ -67,7 +67,9 @@ class StreamConfig(Section):
         None, description="folder with the data files; null: CONPET_DATA, then the user cache"
     )
     preset: Literal["none", "small"] = Field(
-        "none", description="small: 40 train, 10 valid and 20 test examples a class"
+        "none",
+        description="small: 40 train, 10 valid and 20 test examples a class; of free answers 320, "
+        "40 and 100 a task",
     )
     seed: int = Field(100, ge=0, description="draws the tasks, the splits and the cuts")
     train_per_class: Count | None = Field(None, description="at most so many examples; null: all")
@@ -79,10 +81,28 @@ class StreamConfig(Section):
     tasks: Names | None = Field(
         None, description="the order, by task names; null: the stream's own"
     )
+    only: Names | None = Field(None, description="the tasks to learn, by name; null: all")
+    order: str | None = Field(
+        None, description="one of the orders that the stream's card names, instead of tasks"
+    )
+    valid: Literal["auto", "carve", "test"] = Field(
+        "auto",
+        description="validation examples; auto: the stream's own, else carved from train; carve: "
+        "carved in any case; test: the test part (results have then seen it)",
+    )
     groups: FilePath | None = Field(None, description="file that groups the labels into tasks")
     fields: dict[str, str | None] | None = Field(
         None, description="names of the columns of your data, e.g. {text: sentence}"
     )
+
+    @model_validator(mode="after")
+    def _one_order(self) -> StreamConfig:
+        if self.tasks is not None and self.order is not None:
+            raise ConfigError(
+                f"stream.tasks and stream.order ('{self.order}') are both given; the order comes "
+                "from one of them: leave one out"
+            )
+        return self
 
 
 class BackboneConfig(Section):
@@ -97,7 +117,7 @@ class BackboneConfig(Section):
         "none", description="of the frozen weights"
     )
     layers: Count | None = Field(None, description="keep the first so many layers; null: all")
-    max_length: int = Field(128, ge=8, description="tokens of an input; longer texts are truncated")
+    max_length: int = Field(128, ge=8, description="tokens of a text; longer ones are truncated")
     prompt: Literal["auto", "plain", "entity", "entity-last"] = Field(
         "auto", description="auto: plain without entities, entity-last on decoders, else entity"
     )
@@ -166,6 +186,9 @@ class ReplayConfig(Section):
 
 class TrainConfig(Section):
     epochs: Count = Field(6, description="passes over a task's batches, in each phase")
+    max_steps: Count | None = Field(
+        None, description="most optimiser steps of a phase, where its epochs would take more"
+    )
     batch_size: Count = Field(32, description="examples of a training batch")
     eval_batch_size: Count = Field(
         32, description="examples of a batch of a replayed validation chunk, and of predict"
@@ -195,6 +218,26 @@ class TrainConfig(Section):
         )
 
 
+class GenerationConfig(Section):
+    """Prompts with instructions, and answers in free text."""
+
+    max_prompt_length: int = Field(
+        256, ge=16, description="tokens of a prompt; of longer ones the input is truncated"
+    )
+    max_new_tokens: int = Field(
+        50, ge=2, description="tokens of an answer, its end included; in training too"
+    )
+    sample: bool = Field(False, description="draw tokens instead of taking the likeliest")
+    temperature: float = Field(1.0, gt=0, description="sample: below 1 prefers likely tokens")
+    top_k: int = Field(0, ge=0, description="sample: from the likeliest so many; 0: from all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample: from the likeliest that have this share together"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="above 1 makes tokens that were used before less likely"
+    )
+
+
 class RunConfig(Section):
     """Everything that a run needs to know. Made by ``load_config`` or by keyword arguments."""
 
@@ -204,6 +247,9 @@ class RunConfig(Section):
     adapter: AdapterConfig = Field(AdapterConfig(), description="what is added to it")
     replay: ReplayConfig = Field(ReplayConfig(), description="what comes back of old tasks")
     train: TrainConfig = Field(TrainConfig(), description="how it is optimised")
+    generation: GenerationConfig = Field(
+        GenerationConfig(), description="how free answers are learned and written"
+    )
     seed: int = Field(1, ge=0, description="initial weights, batches and replay")
     device: Device = Field("auto", description="auto, cpu, mps, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -291,6 +337,20 @@ class RunConfig(Section):
     def build_method(self) -> Any:
         """The method with its options: an instance of the registered dataclass."""
         return METHODS.load(self.method.name)(**self.method.options)
+
+    def check_stream(self, *, text: bool) -> None:
+        """ConfigError where the run cannot learn a stream, whose answers are ``text`` or classes.
+
+        Asked before anything is learned.
+        """
+        if not text:
+            return
+        self.build_method().check_text()
+        if self.replay_kind == "memory" and self.replay.features == "logits":
+            raise ConfigError(
+                "replay.features is 'logits', and answers in free text come from no head that "
+                "gives them; leave it out (hidden)"
+            )
 
     def folder(self) -> Path:
         """Where the run goes: ``out``, or a name made of what distinguishes most runs."""

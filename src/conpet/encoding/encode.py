@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from conpet.encoding import blocks
-from conpet.encoding.encoder import Encoder
-from conpet.types import Batch, Example, Task, padded
+from conpet.encoding.encoder import Encoded, Encoder
+from conpet.types import NO_TOKEN, Batch, Example, Task, padded
 
 __all__ = ["EncodedTask", "Encoder", "TokenStore", "length_buckets"]
 
 _OPEN_FILES = 128  # an open file costs a handle of the process, and a run may have thousands
 _SORTED_TOGETHER = 32  # batches; more waste less padding, fewer mix examples of all lengths better
+
+_Kept = np.ndarray | Path | None
+"""A block in memory or in its file; None where there is nothing to keep."""
+_NONE = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class EncodedTask:
     train_labels: np.ndarray
     valid_labels: np.ndarray
     test_labels: np.ndarray
+
+    @property
+    def n_classes(self) -> int:
+        """Its labels; free answers count as one class."""
+        return max(1, len(self.labels))
 
     def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows, label columns) of train, valid and test."""
@@ -71,7 +80,8 @@ class TokenStore:
         self._masks = np.zeros(0, np.int64)
         self._starts = np.zeros(0, np.int64)  # first row of each block
         self._rows: dict[str, np.ndarray] = {}  # block key -> its rows
-        self._blocks: list[np.ndarray | Path] = []
+        self._blocks: list[_Kept] = []
+        self._answers: list[_Kept] = []
         self._open = lru_cache(_OPEN_FILES)(blocks.open_block)
 
     def add(self, examples: Sequence[Example]) -> np.ndarray:
@@ -98,14 +108,8 @@ class TokenStore:
     ) -> Batch:
         """CPU tensors of rows (B,), padded to the longest; task and label default to -1."""
         lengths = self.lengths[rows]
-        longest = int(lengths.max(initial=0))
-        shape = (len(rows), max(longest, min(padded(longest), self.encoder.max_length)))
-        input_ids = np.full(shape, self.encoder.pad_id, np.int64)
-        which = np.searchsorted(self._starts, rows, side="right") - 1
-        for i, (row, block) in enumerate(zip(rows.tolist(), which.tolist(), strict=True)):
-            ids = blocks.ids_of(self._block(block), row - int(self._starts[block]))
-            input_ids[i, : len(ids)] = ids
-        mask = np.arange(shape[1])[None, :] < lengths[:, None]
+        input_ids = self._filled(self._blocks, rows, self.encoder.pad_id, self.encoder.max_length)
+        mask = np.arange(input_ids.shape[1])[None, :] < lengths[:, None]
         unknown = np.full(len(rows), -1)
         columns = (
             input_ids,
@@ -114,11 +118,27 @@ class TokenStore:
             rows,
             unknown if task is None else task,
             unknown if label is None else label,
+            self._filled(self._answers, rows, NO_TOKEN, self.encoder.max_answer_length),
         )
         return Batch(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
 
+    def _filled(
+        self, stored: Sequence[_Kept], rows: np.ndarray, fill: int, most: int
+    ) -> np.ndarray:
+        """(B, longest) the ids of rows, ``fill`` behind them; padded, but not above ``most``."""
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        ids = [
+            self._ids(stored[block], row - int(self._starts[block]))
+            for row, block in zip(rows.tolist(), which.tolist(), strict=True)
+        ]
+        longest = max(map(len, ids), default=0)
+        out = np.full((len(rows), max(longest, min(padded(longest), most))), fill, np.int64)
+        for i, row_ids in enumerate(ids):
+            out[i, : len(row_ids)] = row_ids
+        return out
+
     def _append(self, key: str, examples: Sequence[Example]) -> np.ndarray:
-        block, kept = self._stored(key, examples)
+        block, kept = self._stored(key, partial(self._encode, examples))
         truncated, lengths, masks = blocks.index(block)
         if kept:
             self.encoder.truncated += truncated
@@ -127,23 +147,43 @@ class TokenStore:
         self._masks = np.concatenate([self._masks, masks])
         self._starts = np.append(self._starts, first)
         self._blocks.append(block if self.folder is None else self._path(key))
+        self._answers.append(self._add_answers(examples))
         return np.arange(first, len(self.lengths))
 
-    def _stored(self, key: str, examples: Sequence[Example]) -> tuple[np.ndarray, bool]:
+    def _add_answers(self, examples: Sequence[Example]) -> _Kept:
+        """The first answers of examples, in a block of their own; None where there are none."""
+        if not any(example.answers for example in examples):
+            return None
+        firsts = [example.answers[0] if example.answers else "" for example in examples]
+        digest = hashlib.sha256(f"answers {self.encoder.fingerprint}".encode())
+        digest.update(json.dumps(firsts).encode())
+        key = digest.hexdigest()
+        block, _ = self._stored(
+            key, lambda: ([(ids, -1) for ids in self.encoder.encode_answers(firsts)], 0)
+        )
+        return block if self.folder is None else self._path(key)
+
+    def _encode(self, examples: Sequence[Example]) -> tuple[list[Encoded], int]:
+        before = self.encoder.truncated
+        return self.encoder.encode_all(examples), self.encoder.truncated - before
+
+    def _stored(
+        self, key: str, encode: Callable[[], tuple[list[Encoded], int]]
+    ) -> tuple[np.ndarray, bool]:
         """The block of a key, and whether it was there already."""
         block = None if self.folder is None else blocks.read(self._path(key))
         if block is not None:
             return block, True
-        before = self.encoder.truncated
-        encoded = self.encoder.encode_all(examples)
-        block = blocks.pack(encoded, self.encoder.truncated - before)
+        block = blocks.pack(*encode())
         if self.folder is not None:
             blocks.write(self._path(key), block)
         return block, False
 
-    def _block(self, number: int) -> np.ndarray:
-        block = self._blocks[number]
-        return self._open(block) if isinstance(block, Path) else block
+    def _ids(self, kept: _Kept, i: int) -> np.ndarray:
+        """The ids of example i of a block."""
+        if kept is None:
+            return _NONE
+        return blocks.ids_of(self._open(kept) if isinstance(kept, Path) else kept, i)
 
     def _path(self, key: str) -> Path:
         assert self.folder is not None
@@ -152,7 +192,9 @@ class TokenStore:
     def _key(self, examples: Sequence[Example]) -> str:
         digest = hashlib.sha256(self.encoder.fingerprint.encode())
         for example in examples:  # the label is no part of the input
-            digest.update(json.dumps([example.id, example.text, example.entities]).encode())
+            given = [example.id, example.text, example.entities]
+            given += [example.instruction] if example.instruction else []
+            digest.update(json.dumps(given).encode())
         return digest.hexdigest()
 
 

@@ -35,11 +35,15 @@ class Encoder:
         max_length: most ids of an input, begin and end included.
         prompt: ``plain``, ``entity``, ``entity-last`` or ``auto``.
         backbone_kind: ``encoder``, ``decoder`` or ``encoder-decoder``; ``auto`` depends on it.
+        template: how instruction and input make a prompt, where answers are to be written. The
+            prompt of a decoder is then left open: its answer goes on where it ends.
+        max_answer_length: most ids of an answer, its end included.
 
     Attributes:
         fingerprint: sha256 over the tokenizer and all settings: equal ones give equal ids.
         truncated: examples so far whose text was cut.
         pad_id: the id that fills shorter rows of a batch.
+        end_id: the id that ends an answer; None where the tokenizer knows none.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class Encoder:
         max_length: int = 128,
         prompt: str = "auto",
         backbone_kind: str = "encoder",
+        template: str = "",
+        max_answer_length: int = 64,
     ) -> None:
         if not tokenizer.is_fast:
             raise ConfigError(
@@ -61,17 +67,21 @@ class Encoder:
                 "most that this backbone's tokenizer is made for"
             )
         self.truncated = 0
-        self.max_length = max_length
+        self.max_length, self.max_answer_length = max_length, max_answer_length
         ids = (tokenizer.pad_token_id, tokenizer.eos_token_id)
         self.pad_id: int = next((i for i in ids if i is not None), 0)
-        self._layout = choose_prompt(prompt, backbone_kind)
+        self.end_id = end_of_answer(tokenizer)
+        self._layout = choose_prompt(prompt, backbone_kind, template)
         self._markers = find_markers(tokenizer)
         unknown = {tokenizer.unk_token_id}
         self._reserved = {*self._markers.reserved(), *tokenizer.all_special_ids} - unknown
-        self._tokenizer = _bare_copy(tokenizer)
+        self._tokenizer, self._decoder = _bare_copy(tokenizer), tokenizer
         self._begin, self._end = _begin_and_end(self._tokenizer)
+        if template and backbone_kind == "decoder":
+            self._end = []
         self._spaced = _needs_spaces(self._tokenizer)
         settings = [max_length, prompt, backbone_kind, self._markers.ids, self._markers.mask]
+        settings += [template, max_answer_length] if template else []
         described = json.dumps(settings) + self._tokenizer.to_str()
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
@@ -89,9 +99,28 @@ class Encoder:
             encoded += [self._join(e, lay, known) for e, lay in zip(chunk, layouts, strict=True)]
         return encoded
 
+    def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """The ids of answers, each with the end token behind it; long ones are cut before it.
+
+        ConfigError where the tokenizer has no end token.
+        """
+        if self.end_id is None:
+            raise ConfigError(
+                "the tokenizer has no end token (eos or sep), so a written answer could never end; "
+                "choose a backbone whose tokenizer has one"
+            )
+        pieces: list[Piece] = [f" {answer.strip()}" for answer in answers]
+        known = self._tokenise([Layout((piece,)) for piece in pieces])
+        room = self.max_answer_length - 1
+        return [[*known[piece][:room], self.end_id] for piece in pieces]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer's ids, special tokens left out."""
+        return str(self._decoder.decode(list(ids), skip_special_tokens=True)).strip()
+
     def _tokenise(self, layouts: Iterable[Layout]) -> dict[Piece, Sequence[int]]:
         """The ids of every piece that occurs, begin and end tokens left out."""
-        pieces = chain.from_iterable((*lay.sentence, *lay.tail) for lay in layouts)
+        pieces = chain.from_iterable((*lay.head, *lay.sentence, *lay.tail) for lay in layouts)
         texts = [piece for piece in dict.fromkeys(pieces) if isinstance(piece, str)]
         given = texts if self._spaced else [text.removeprefix(" ") for text in texts]
         found = self._tokenizer.encode_batch_fast(given, add_special_tokens=False)
@@ -115,16 +144,18 @@ class Encoder:
             if isinstance(piece, Mark):
                 starts[piece] = len(sentence)
             sentence += known[piece]
+        head = list(chain.from_iterable(known[piece] for piece in layout.head))
         tail = list(chain.from_iterable(known[piece] for piece in layout.tail))
         spans = _entity_spans(starts, known)
-        room = self.max_length - len(self._begin) - len(tail) - len(self._end)
-        ranges = keep(len(sentence), spans, room)
+        around = len(self._begin) + len(head) + len(tail) + len(self._end)
+        ranges = keep(len(sentence), spans, self.max_length - around)
         if ranges is None:
-            raise self._no_room(example, sum(e - s for s, e in spans), room)
+            raise self._no_room(example, sum(e - s for s, e in spans), around)
+        room = self.max_length - around
         if len(sentence) > room:
             self.truncated += 1
             sentence = list(chain.from_iterable(sentence[s:e] for s, e in ranges))
-        ids = [*self._begin, *sentence, *tail, *self._end]
+        ids = [*self._begin, *head, *sentence, *tail, *self._end]
         if not ids:
             raise DataError(
                 f"example '{example.id}' has no tokens: the tokenizer knows nothing of its text; "
@@ -140,7 +171,14 @@ class Encoder:
         before = layout.tail[: layout.tail.index(Mark.MASK)]
         return tail_start + sum(len(known[piece]) for piece in before)
 
-    def _no_room(self, example: Example, needed: int, room: int) -> DataError:
+    def _no_room(self, example: Example, needed: int, around: int) -> DataError:
+        room = self.max_length - around
+        if example.instruction:
+            return DataError(
+                f"example '{example.id}': its instruction and the answer cue take {around} tokens, "
+                f"and max_length is {self.max_length}, which leaves no room for its input: raise "
+                "backbone.max_length as far as the model allows, or shorten the instruction"
+            )
         return DataError(
             f"example '{example.id}': its entities with their markers take {needed} tokens, and "
             f"beside the prompt there is room for {max(room, 0)}; max_length is {self.max_length}: "
@@ -175,6 +213,12 @@ def _begin_and_end(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
         if outer[start : start + len(inner)] == inner:
             return outer[:start], outer[start + len(inner) :]
     raise ConfigError("the tokenizer changes a text when it adds its begin and end tokens")
+
+
+def end_of_answer(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that ends an answer: eos, or sep in a vocabulary of BERT's kind."""
+    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    return next((i for i in ends if i is not None), None)
 
 
 def _needs_spaces(tokenizer: Tokenizer) -> bool:

@@ -1,9 +1,9 @@
 """Prompt variants: how an example's text, its entities and a mask become one input.
 
-A prompt makes a ``Layout``: the pieces of the sentence, which may be cut, and those of the tail,
-which never is. A piece is a text, one of the four entity markers, or the mask. The wording of
-``entity`` is that of ConPET (arXiv 2309.14763). ``entity-last`` ends with the mask: a causal model
-reads out a position that has seen the whole prompt, both entities included.
+A prompt makes a ``Layout``: the pieces of the sentence, which may be cut, and those of the head and
+the tail, which never are. A piece is a text, one of the four entity markers, or the mask. The
+wording of ``entity`` is that of ConPET (arXiv 2309.14763). ``entity-last`` ends with the mask: a
+causal model reads out a position that has seen the whole prompt, both entities included.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Layout:
 
     sentence: tuple[Piece, ...]
     tail: tuple[Piece, ...] = ()
+    head: tuple[Piece, ...] = ()
 
 
 Prompt = Callable[[Example], Layout]
@@ -78,12 +79,32 @@ def entity_last(example: Example) -> Layout:
 PROMPTS: dict[str, Prompt] = {"plain": plain, "entity": entity, "entity-last": entity_last}
 
 
-def choose_prompt(name: str, backbone_kind: str) -> Prompt:
+def instructed(template: str) -> Prompt:
+    """``template`` with an example's instruction and input in the places of {instruction} and
+    {input}: the input is the sentence, all else head and tail.
+
+    Without an instruction the prompt starts with what follows its place.
+    """
+    before, _, cue = template.partition("{input}")
+
+    def prompt(example: Example) -> Layout:
+        head = before.replace("{instruction}", example.instruction.strip()).lstrip()
+        text = " ".join(_words(example.text, 0, len(example.text)))
+        bare = head.rstrip(" ")
+        sentence = f" {text}" if bare != head else text  # the space belongs to the word behind it
+        return Layout((sentence,), (cue,), (bare,) if bare else ())
+
+    return prompt
+
+
+def choose_prompt(name: str, backbone_kind: str, template: str = "") -> Prompt:
     """The prompt called ``name``.
 
-    ``auto`` decides by example: ``plain`` without entities, else ``entity``, or ``entity-last`` on
-    a decoder.
+    ``auto`` is the ``template`` where there is one. Else it decides by example: ``plain`` without
+    entities, else ``entity``, or ``entity-last`` on a decoder.
     """
+    if name == "auto" and template:
+        return instructed(template)
     if name == "auto":
         marked = entity_last if backbone_kind == "decoder" else entity
         return lambda example: marked(example) if example.entities else plain(example)

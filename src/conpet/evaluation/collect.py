@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from conpet.errors import CheckpointError
 from conpet.evaluation.continual import Outcome
@@ -40,11 +48,12 @@ class Cost(BaseModel):
 
 
 class LearnedTask(BaseModel):
-    """One task that a run has learned."""
+    """One task that a run has learned; ``fingerprint`` is empty in folders that lack it."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
+    fingerprint: str = ""
     labels: tuple[str, ...]
     n_test: int = Field(ge=0)
     cost: Cost = Cost()
@@ -66,8 +75,22 @@ class _MatrixFile(BaseModel):
     values: tuple[tuple[float | None, ...], ...]
 
 
+class _StreamFile(BaseModel):
+    metric: str = "accuracy"
+    template: str = ""
+
+
+class _EnvironmentFile(BaseModel):
+    precision: str | None = None
+
+
+def _with_truth(line: Any) -> Any:
+    """A line about a free answer may leave the true label out: there is none."""
+    return {"truth": None} | line if isinstance(line, dict) else line
+
+
 Model = TypeVar("Model", bound=BaseModel)
-_OUTCOME = TypeAdapter(Outcome)
+_OUTCOME: TypeAdapter[Outcome] = TypeAdapter(Annotated[Outcome, BeforeValidator(_with_truth)])
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,9 @@ class RunRecord:
         matrix: (k, k), over the learned tasks only.
         outcomes: the test examples of all learned tasks, judged after the last of them; empty if
             that was not measured, as before the last task of a method that learns all at once.
+        metric: what the scores are measured by, a name of the METRICS registry.
+        template: what makes a prompt of instruction and input; empty where answers are labels.
+        precision: what ``precision: auto`` stood for; None in folders that do not say it.
     """
 
     folder: Path
@@ -95,10 +121,18 @@ class RunRecord:
     n_tasks: int
     matrix: AccuracyMatrix
     outcomes: tuple[Outcome, ...] = field(repr=False)
+    metric: str = "accuracy"
+    template: str = ""
+    precision: str | None = None
 
     @property
     def finished(self) -> bool:
         return len(self.tasks) >= self.n_tasks
+
+    @property
+    def free(self) -> bool:
+        """Whether the answers are free text, not class labels."""
+        return bool(self.template) or any(outcome.answers for outcome in self.outcomes)
 
     @property
     def n_test(self) -> tuple[int, ...]:
@@ -126,6 +160,7 @@ def collect(folder: Path | str) -> RunRecord:
     learned = [task.name for task in state.tasks]
     matrix = _matrix(run.matrix, learned)
     measured = not np.isnan(matrix.values[-1]).all()
+    stream = _read_if_there(run.stream, _StreamFile)
     return RunRecord(
         folder=run.path,
         method=state.method,
@@ -137,7 +172,10 @@ def collect(folder: Path | str) -> RunRecord:
         tasks=state.tasks,
         n_tasks=state.planned,
         matrix=matrix,
-        outcomes=_outcomes(run.predictions, learned) if measured else (),
+        outcomes=read_outcomes(run, len(learned), learned) if measured else (),
+        metric=stream.metric,
+        template=stream.template,
+        precision=_read_if_there(run.environment, _EnvironmentFile).precision,
     )
 
 
@@ -156,10 +194,14 @@ def _matrix(path: Path, learned: list[str]) -> AccuracyMatrix:
     return AccuracyMatrix.from_rows(learned, rows)
 
 
-def _outcomes(folder: Path, learned: list[str]) -> tuple[Outcome, ...]:
-    """The predictions made after the last learned task, one line an example."""
-    path = folder / f"{len(learned):02d}.jsonl"
-    outcomes = []
+def read_outcomes(run: RunFolder, stage: int, tasks: Iterable[str]) -> tuple[Outcome, ...]:
+    """The test answers given after learning task number ``stage``, from 1, to those of ``tasks``.
+
+    Raises:
+        CheckpointError: the file of that stage is missing or damaged.
+    """
+    path = run.predictions / f"{stage:02d}.jsonl"
+    outcomes, wanted = [], set(tasks)
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -169,7 +211,7 @@ def _outcomes(folder: Path, learned: list[str]) -> tuple[Outcome, ...]:
             outcomes.append(_OUTCOME.validate_json(line))
         except ValidationError as error:
             raise _damaged(path, f"line {number}: {_first(error)}") from error
-    return tuple(o for o in outcomes if o.task in learned)  # later tasks may be tested in advance
+    return tuple(o for o in outcomes if o.task in wanted)  # later tasks may be tested in advance
 
 
 def _read(path: Path, model: type[Model]) -> Model:
@@ -177,6 +219,10 @@ def _read(path: Path, model: type[Model]) -> Model:
         return model.model_validate(read_json(path))
     except ValidationError as error:
         raise _damaged(path, _first(error)) from error
+
+
+def _read_if_there(path: Path, model: type[Model]) -> Model:
+    return _read(path, model) if path.is_file() else model()
 
 
 def _first(error: ValidationError) -> str:

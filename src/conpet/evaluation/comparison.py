@@ -17,11 +17,13 @@ import numpy as np
 
 from conpet.evaluation import continual
 from conpet.evaluation.collect import RunRecord
-from conpet.evaluation.scoring import standard_error
+from conpet.evaluation.scoring import standard_error, standard_error_of
+from conpet.evaluation.single_task import cached_scores
 
 Row = dict[str, Any]
 NAN = float("nan")
 SINGLE_TASK_METHOD = "per-task"
+SHARED = ("backbone", "adapter", "train")  # settings of a run and its single-task scores
 MOST_TOLD = 4  # settings in a label
 
 COSTS = {
@@ -57,7 +59,9 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     return sorted(groups, key=lambda g: (not g.first.finished, -_known(_whole(g)), g.label))
 
 
-def run_metrics(record: RunRecord, single_task: Sequence[float] | None = None) -> dict[str, float]:
+def run_metrics(
+    record: RunRecord, single_task: Sequence[float | None] | None = None
+) -> dict[str, float]:
     """All figures of one run after the last learned task, by name; NaN where not measured.
 
     Args:
@@ -72,8 +76,11 @@ def run_metrics(record: RunRecord, single_task: Sequence[float] | None = None) -
         "backward_transfer": continual.backward_transfer(matrix),
         "backward_transfer_over_T": continual.backward_transfer(matrix, "T"),
         "forward_transfer": continual.forward_transfer(matrix, single_task),
+        "zero_shot": continual.zero_shot(matrix),
         "learning_accuracy": continual.learning_accuracy(matrix),
-        "whole_accuracy_standard_error": standard_error(whole, sum(n_test)),
+        "whole_accuracy_standard_error": standard_error_of([o.value for o in record.outcomes])
+        if record.free
+        else standard_error(whole, sum(n_test)),
     }
     metrics |= _answer_metrics(record)
     costs = [task.cost for task in record.tasks]
@@ -87,31 +94,40 @@ def run_metrics(record: RunRecord, single_task: Sequence[float] | None = None) -
 
 def _answer_metrics(record: RunRecord) -> dict[str, float]:
     names = ("oracle", "routing", "competition", "within_task")
+    ways = {
+        "selector_accuracy": continual.selector_accuracy,
+        "selector_accuracy_by_input": continual.selector_accuracy_by_input,
+    }
     if not record.outcomes:
-        return dict.fromkeys(("selector_accuracy", "selector_accuracy_macro", *names), NAN)
+        return dict.fromkeys((*ways, *(f"{way}_macro" for way in ways), *names), NAN)
     split = continual.split_errors(record.outcomes)
     return {
-        "selector_accuracy": continual.selector_accuracy(record.outcomes),
-        "selector_accuracy_macro": continual.selector_accuracy(record.outcomes, "macro"),
+        **{name: way(record.outcomes) for name, way in ways.items()},
+        **{f"{name}_macro": way(record.outcomes, "macro") for name, way in ways.items()},
         **{name: getattr(split, name) for name in names},
     }
 
 
-def single_task_scores(record: RunRecord, records: Sequence[RunRecord]) -> list[float] | None:
-    """s0 for a run, from the per-task run with the same stream, backbone, adapter and seed.
+def single_task_scores(
+    record: RunRecord, records: Sequence[RunRecord]
+) -> Sequence[float | None] | None:
+    """s0 for a run: from a per-task run among ``records``, else from what was measured before.
 
-    That run tunes a fresh adapter on each task alone, so R[j, j] of it is s0[j]. None without one.
+    A ``per-task`` run with the same stream, backbone, adapter, training and seed tunes a fresh
+    adapter on each task alone, so R[j, j] of it is s0[j]. Without one, the scores that
+    ``api.single_task`` has measured and kept, None for a task without; None if there is none.
     """
     for other in records:
         if (
             other.method == SINGLE_TASK_METHOD
             and other.stream_fingerprint == record.stream_fingerprint
             and (other.backbone, other.seed) == (record.backbone, record.seed)
-            and other.settings.get("adapter") == record.settings.get("adapter")
+            and all(other.settings.get(key) == record.settings.get(key) for key in SHARED)
             and len(other.tasks) >= len(record.tasks)
         ):
             return [float(s) for s in np.diag(other.matrix.values)[: len(record.tasks)]]
-    return None
+    cached = cached_scores(record)
+    return cached if any(score is not None for score in cached) else None
 
 
 def comparison_rows(records: Sequence[RunRecord]) -> list[Row]:
@@ -122,6 +138,7 @@ def comparison_rows(records: Sequence[RunRecord]) -> list[Row]:
         row: Row = {
             "stream": first.stream,
             "stream_fingerprint": first.stream_fingerprint,
+            "metric": first.metric,
             "backbone": first.backbone,
             "group": group.label,
             "method": first.method,
@@ -181,6 +198,7 @@ def _about(run: RunRecord, group: Group) -> Row:
     return {
         "stream": run.stream,
         "stream_fingerprint": run.stream_fingerprint,
+        "metric": run.metric,
         "backbone": run.backbone,
         "group": group.label,
         "run": run.folder.name,

@@ -1,7 +1,9 @@
 """Every metric of continual learning, in one place, each with its formula.
 
-Notation: T tasks in learning order; R[i, j] (0..100) the score on task j after learning task i;
-n[j] the test examples of task j. Formulas count from 1, as papers do; arrays count from 0.
+Notation: T tasks in learning order; R[i, j] (0..100) the score on task j after learning task i, by
+the stream's metric; n[j] the test examples of task j; v (0..1) what the answer to one example is
+worth by that metric, and o what the answer would be worth if the true task were known. For class
+labels v and o are 1 (right) or 0 (wrong). Formulas count from 1, as papers do; arrays from 0.
 
 Not measured is NaN, and a metric whose formula touches an entry that was not measured is NaN: it is
 never computed from what happens to be there. A run that has only the last row (all tasks at once)
@@ -12,14 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import fsum, isnan
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 from conpet.errors import DataError
 from conpet.types import AccuracyMatrix
 
 NAN = float("nan")
+Value = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 def average_accuracy(scores: Sequence[float] | np.ndarray) -> float:
@@ -82,12 +87,12 @@ def backward_transfer(matrix: AccuracyMatrix, divisor: Literal["T-1", "T"] = "T-
     return float(change.sum() / (n - 1 if divisor == "T-1" else n))
 
 
-def forward_transfer(matrix: AccuracyMatrix, single_task: Sequence[float] | None) -> float:
+def forward_transfer(matrix: AccuracyMatrix, single_task: Sequence[float | None] | None) -> float:
     """FWT: ``1/T sum_j ( R[j, j] - s0[j] )``; higher is better.
 
     Args:
         single_task: (T,) s0, the scores of fresh adapters of the same kind, each tuned on one task
-            alone; None where there is no such run, which makes the result NaN.
+            alone; None, for all or for one task, where it was not measured: the result is NaN.
 
     Raises:
         DataError: the scores do not fit the tasks.
@@ -99,7 +104,20 @@ def forward_transfer(matrix: AccuracyMatrix, single_task: Sequence[float] | None
             f"{len(single_task)} single-task scores were given for {len(matrix.tasks)} tasks; "
             "give one a task, in the order of the matrix"
         )
-    return float(np.mean(np.diag(matrix.values) - np.asarray(single_task, dtype=np.float64)))
+    known = [NAN if score is None else score for score in single_task]
+    return float(np.mean(np.diag(matrix.values) - np.asarray(known, dtype=np.float64)))
+
+
+def zero_shot(matrix: AccuracyMatrix) -> float:
+    """Zero-shot transfer: ``1/(T-1) sum_{j>=2} R[j-1, j]``, each task just before it is learned.
+
+    NaN for one task, and unless every such entry was measured (``forward_rows``). Another thing
+    than FWT, though some papers give it that name. With class labels it is 0: those of a task are
+    not known before it is learned.
+    """
+    if len(matrix.tasks) < 2:
+        return NAN
+    return float(np.diag(matrix.values, 1).mean())
 
 
 def learning_accuracy(matrix: AccuracyMatrix) -> float:
@@ -114,37 +132,65 @@ class Outcome:
     Attributes:
         id: the example's id.
         task: its true task.
-        truth: its true label.
-        label: the predicted label.
-        score: the probability of that label among the classes seen, 0..1.
+        truth: its true label; None for a free answer.
+        label: the predicted label, or the text that was given.
+        score: the probability of that label among the classes seen, 0..1; of a free answer the
+            geometric mean of its tokens' probabilities.
         routed: the tasks that were routed to, best first; empty for a method without routing, where
             all tasks answer together.
-        oracle: the label that would be given if the true task were known; None if not recorded.
+        oracle: the answer that would be given if the true task were known; None if not recorded.
+        answers: the right answers in free text; none where there is a true label.
+        value: v, what the answer is worth by the stream's metric, 0..1. Where it is not given, as
+            for class labels, it follows: 1 for a right answer letter for letter, else 0.
+        oracle_value: o, the same of ``oracle``; None where that was not recorded.
+        routed_by_input: the tasks that would be routed to if only the input field were seen, not
+            the instruction, best first; None where that was not recorded.
     """
 
     id: str
     task: str
-    truth: str
+    truth: str | None
     label: str
     score: float
     routed: tuple[str, ...] = ()
     oracle: str | None = None
+    answers: tuple[str, ...] = ()
+    value: Value = NAN
+    oracle_value: Value | None = None
+    routed_by_input: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if isnan(self.value):
+            object.__setattr__(self, "value", float(self.label in self.right))
+        if self.oracle is None:
+            object.__setattr__(self, "oracle_value", None)
+        elif self.oracle_value is None:
+            object.__setattr__(self, "oracle_value", float(self.oracle in self.right))
+
+    @property
+    def right(self) -> tuple[str | None, ...]:
+        """The answers that count as right: the free ones, or the true label."""
+        return self.answers or (self.truth,)
 
 
 @dataclass(frozen=True)
 class ErrorSplit:
-    """Where the points of the whole accuracy went, in points of 100.
+    """Where the points of the whole accuracy went, in points of 100; means over all examples.
 
-    ``accuracy + routing + competition + within_task = 100``: a wrong answer is in exactly one part.
+    ``accuracy + routing + competition + within_task = 100``. A wrong label is in exactly one part;
+    the points that a graded answer lost may be divided between two.
 
     Attributes:
-        accuracy: right outcomes.
-        routing: wrong, right if the task were known, and the true task was not routed to.
-        competition: wrong, right if the task were known, and the true task was routed to (or the
-            method does not route): a class of another task scored higher. 0 for one routed task.
-        within_task: wrong, and wrong even if the task were known: no router can mend it.
-        rescued: right, though wrong if the task were known; a part of ``accuracy``. 0 where the
-            adapters' logits stand side by side; mixed adapters can have it.
+        accuracy: mean of v; right outcomes.
+        routing: mean of ``max(0, o - v)`` where the true task was not routed to, 0 elsewhere: wrong
+            and right if the task were known.
+        competition: the same where the true task was routed to (or the method does not route): a
+            class of another task scored higher. 0 for one routed task.
+        within_task: mean of ``1 - max(v, o)``; wrong, and wrong even if the task were known: no
+            router can mend it.
+        rescued: mean of ``max(0, v - o)``; right, though wrong if the task were known; a part of
+            ``accuracy``. 0 where the adapters' logits stand side by side; mixed adapters can have
+            it.
     """
 
     accuracy: float
@@ -155,7 +201,8 @@ class ErrorSplit:
 
     @property
     def oracle(self) -> float:
-        """Accuracy if the task were given: ``accuracy + routing + competition - rescued``."""
+        """Mean of o, the accuracy if the task were given:
+        ``accuracy + routing + competition - rescued``."""
         return self.accuracy + self.routing + self.competition - self.rescued
 
 
@@ -168,17 +215,18 @@ def split_errors(outcomes: Sequence[Outcome]) -> ErrorSplit:
         DataError: there is no outcome.
     """
     _some(outcomes)
-    right = np.array([a.label == a.truth for a in outcomes])
-    if any(a.oracle is None for a in outcomes):
-        return ErrorSplit(_points(right), NAN, NAN, NAN, NAN)
-    oracle = np.array([a.oracle == a.truth for a in outcomes])
+    value = np.array([a.value for a in outcomes])
+    if any(a.oracle_value is None for a in outcomes):
+        return ErrorSplit(_points(value), NAN, NAN, NAN, NAN)
+    oracle = np.array([a.oracle_value for a in outcomes])
     reached = np.array([not a.routed or a.task in a.routed for a in outcomes])
+    lost = np.maximum(0.0, oracle - value)
     return ErrorSplit(
-        accuracy=_points(right),
-        routing=_points(~right & oracle & ~reached),
-        competition=_points(~right & oracle & reached),
-        within_task=_points(~right & ~oracle),
-        rescued=_points(right & ~oracle),
+        accuracy=_points(value),
+        routing=_points(lost * ~reached),
+        competition=_points(lost * reached),
+        within_task=_points(1.0 - np.maximum(value, oracle)),
+        rescued=_points(np.maximum(0.0, value - oracle)),
     )
 
 
@@ -193,10 +241,32 @@ def selector_accuracy(
     Raises:
         DataError: there is no outcome.
     """
+    return _share_routed_right(outcomes, [a.routed for a in outcomes], average)
+
+
+def selector_accuracy_by_input(
+    outcomes: Sequence[Outcome], average: Literal["micro", "macro"] = "micro"
+) -> float:
+    """``selector_accuracy`` of the routing that sees the input field alone, not the instruction.
+
+    An instruction that is the same for a whole task gives the task away; this is what is left
+    without it. NaN where that routing was not recorded.
+
+    Raises:
+        DataError: there is no outcome.
+    """
+    return _share_routed_right(outcomes, [a.routed_by_input or () for a in outcomes], average)
+
+
+def _share_routed_right(
+    outcomes: Sequence[Outcome],
+    routed: Sequence[tuple[str, ...]],
+    average: Literal["micro", "macro"],
+) -> float:
     _some(outcomes)
-    if not any(a.routed for a in outcomes):
+    if not any(routed):
         return NAN
-    hit = np.array([a.routed[:1] == (a.task,) for a in outcomes])
+    hit = np.array([to[:1] == (a.task,) for a, to in zip(outcomes, routed, strict=True)])
     if average == "micro":
         return _points(hit)
     task = np.array([a.task for a in outcomes])
@@ -232,8 +302,9 @@ def _scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:
     return row
 
 
-def _points(hits: np.ndarray) -> float:
-    return 100.0 * float(hits.mean())
+def _points(values: np.ndarray) -> float:
+    """100 times the mean; the sum is exact, so that no order of the examples changes a digit."""
+    return 100.0 * (fsum(values.tolist()) / len(values))
 
 
 def _some(outcomes: Sequence[Outcome]) -> None:

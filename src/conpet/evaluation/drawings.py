@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from conpet.evaluation import continual, plots, theme
 from conpet.evaluation.collect import RunRecord
 from conpet.evaluation.comparison import COSTS, Group
+from conpet.evaluation.theme import sentence
 from conpet.runtime import write_bytes_atomic
 
 
@@ -27,22 +28,30 @@ class Drawing:
 
 
 class Artist:
-    """Draws the figures of one section and writes their PNG files."""
+    """Draws the figures of one section and writes their PNG files.
 
-    def __init__(self, out: Path, *, prefix: str, places: dict[str, int]) -> None:
-        self.out, self.prefix, self.places = out, prefix, places
+    Args:
+        places: the index of each group in the whole report.
+        metric: what people call the metric of the section's stream.
+    """
+
+    def __init__(
+        self, out: Path, *, prefix: str, places: dict[str, int], metric: str = "accuracy"
+    ) -> None:
+        self.out, self.prefix, self.places, self.metric = out, prefix, places, metric
         self.number = 0
 
     def accuracy(self, groups: Sequence[Group]) -> list[Drawing]:
         panels = {
-            "Whole accuracy (all test examples alike)": [
+            f"Whole {self.metric} (all test examples alike)": [
                 self._series(g, [_whole_curve(r) for r in g.runs]) for g in groups
             ],
-            "Average accuracy (all tasks alike)": [
+            f"Average {self.metric} (all tasks alike)": [
                 self._series(g, [_average_curve(r) for r in g.runs]) for g in groups
             ],
         }
-        return [self._save(plots.curves(panels, "accuracy, %"), "Accuracy over steps", "accuracy")]
+        title = f"{sentence(self.metric)} over steps"
+        return [self._save(plots.curves(panels, f"{self.metric}, %"), title, "accuracy")]
 
     def matrices(self, group: Group) -> list[Drawing]:
         return [
@@ -50,11 +59,11 @@ class Artist:
                 plots.heat_map(
                     run.matrix.values,
                     run.matrix.tasks,
-                    title=f"{theme.shorten(group.label, 40)}, seed {run.seed}: accuracy, %",
+                    title=f"{theme.shorten(group.label, 40)}, seed {run.seed}: {self.metric}, %",
                     rows="after learning",
                     columns="tested on task",
                 ),
-                f"Accuracy matrix of {group.label}, seed {run.seed}",
+                f"{sentence(self.metric)} matrix of {group.label}, seed {run.seed}",
                 "matrix",
             )
             for run in group.runs

@@ -3,59 +3,174 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from conpet.encoding.encode import EncodedTask
+from conpet.evaluation.memo import AnswerMemo, Text, Way
 from conpet.methods.base import Method, State
+from conpet.methods.state import one_each
 from conpet.types import Batch, Prediction, Routing
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer with what is needed to judge it. ``row`` is the example's row in the token
-    store."""
+    """One answer with what is needed to judge it.
+
+    Attributes:
+        row: of the example in the token store.
+        label: the class, or the answer in free text.
+        score: see ``Prediction``.
+        routed: the tasks that were routed to, best first.
+        oracle: the answer if the true task were known; None where that was not asked.
+        routed_by_input: the tasks that would be routed to without the instruction; None where
+            there is none, or nothing is routed.
+    """
 
     row: int
     label: str
     score: float
     routed: tuple[str, ...]
     oracle: str | None
+    routed_by_input: tuple[str, ...] | None = None
 
 
 @torch.no_grad()
 def answer(
-    state: State, method: Method, batches: Iterable[Batch], *, with_oracle: bool = False
+    state: State,
+    method: Method,
+    batches: Iterable[Batch],
+    *,
+    with_oracle: bool = False,
+    memo: AnswerMemo | None = None,
 ) -> list[Answer]:
     """Predict every example of the batches.
 
     The method sees neither label nor task, unless it declares ``needs_task_id``. ``with_oracle``
-    adds the label it would give if it knew the task (for the split of errors; needs
-    ``batch.task``).
+    adds the answer it would give if it knew the task (for the split of errors; needs
+    ``batch.task``). Free answers that ``memo`` knows are not written again.
     """
-    labels, answers = state.labels, []
+    memo = memo or AnswerMemo()
+    answers: list[Answer] = []
     for batch in batches:
         seen = batch if method.needs_task_id else batch.without_answers()
         routing = method.route(state, seen)
-        scores = method.scores(state, seen, routing)  # (B, C)
-        score, column = scores.max(dim=1)
-        oracle = (
-            _oracle(state, method, batch, routing, scores) if with_oracle else [None] * len(batch)
-        )
+        oracle: Sequence[str | None] = [None] * len(batch)
+        if state.writes:
+            texts = _write(state, seen, routing, memo)
+            if with_oracle:
+                oracle = _written_oracle(state, method, batch, routing, texts, memo)
+        else:
+            scores = method.scores(state, seen, routing)  # (B, C)
+            texts = _classes(state, scores)
+            if with_oracle:
+                oracle = _oracle(state, method, batch, routing, scores)
         answers += [
-            Answer(row, labels[c], p, tasks, known)
-            for row, c, p, tasks, known in zip(
+            Answer(row, text, p, tasks, known, by_input)
+            for row, (text, p), tasks, known, by_input in zip(
                 batch.rows.tolist(),
-                column.tolist(),
-                score.exp().tolist(),
+                texts,
                 ranked(routing),
                 oracle,
+                _by_input(state, method, batch, routing) if with_oracle else [None] * len(batch),
                 strict=True,
             )
         ]
     return answers
+
+
+def _classes(state: State, scores: Tensor) -> list[Text]:
+    """The best class of each row of scores (B, C), and its probability."""
+    labels = state.labels
+    score, column = scores.max(dim=1)
+    return [(labels[c], p) for c, p in zip(column.tolist(), score.exp().tolist(), strict=True)]
+
+
+def _write(state: State, batch: Batch, routing: Routing, memo: AnswerMemo) -> list[Text]:
+    """Answers in free text.
+
+    ``mix``: one a prompt. ``expand``: every routed adapter writes one, and the best is given: by
+    log weight of the routing plus mean log-probability of the answer's tokens.
+    """
+    if routing.combine == "mix":
+        return _write_mixed(state, batch, routing, memo)
+    example, column = routing.weights.nonzero(as_tuple=True)
+    pairs = one_each(routing.names, column)
+    written = _write_mixed(state, batch.select(example), pairs, memo)
+    weights = routing.weights[example, column].tolist()
+    best: dict[int, tuple[float, Text]] = {}
+    for i, weight, text in zip(example.tolist(), weights, written, strict=True):
+        value = weight * text[1]  # the product orders as the sum of the logs does
+        if i not in best or value > best[i][0]:
+            best[i] = (value, text)
+    return [best[i][1] for i in range(len(batch))]
+
+
+def _write_mixed(state: State, batch: Batch, routing: Routing, memo: AnswerMemo) -> list[Text]:
+    """The answers that are known, and the rest as one batch."""
+    rows = batch.rows.tolist()
+    ways = _ways(state, routing)
+    texts = [memo.get(way, row) for way, row in zip(ways, rows, strict=True)]
+    todo = [i for i, text in enumerate(texts) if text is None]
+    if todo:
+        at = torch.tensor(todo, device=state.device)
+        some = Routing(routing.names, routing.weights[at])
+        written = state.generate(batch.select(at), some)
+        scores = written.log_prob.exp().tolist()
+        for i, ids, score in zip(todo, written.ids, scores, strict=True):
+            texts[i] = text = (state.store.encoder.decode(ids), score)
+            memo.put(ways[i], rows[i], text)
+    return [text for text in texts if text is not None]
+
+
+def _ways(state: State, routing: Routing) -> list[Way]:
+    """How each example of a ``mix`` routing is answered."""
+    keys = [state.cache_key(name) for name in routing.names]
+    decoding = asdict(state.decoding)
+    return [
+        Way(
+            tuple(key for key, weight in zip(keys, row, strict=True) if weight),
+            tuple(weight for weight in row if weight),
+            decoding,
+        )
+        for row in routing.weights.tolist()
+    ]
+
+
+def _written_oracle(
+    state: State,
+    method: Method,
+    batch: Batch,
+    routing: Routing,
+    texts: Sequence[Text],
+    memo: AnswerMemo,
+) -> list[str]:
+    """What is written if the true task is known; only where that changes the routing it is asked
+    for."""
+    known = method.oracle(state, batch)
+    if known.names != routing.names:
+        return [text for text, _ in _write(state, batch.without_answers(), known, memo)]
+    same = ((known.weights != 0) == (routing.weights != 0)).all(dim=1)
+    out = [text for text, _ in texts]
+    other = (~same).nonzero()[:, 0]
+    if len(other):
+        some = Routing(known.names, known.weights[other], known.combine)
+        asked = _write(state, batch.select(other).without_answers(), some, memo)
+        for i, (text, _) in zip(other.tolist(), asked, strict=True):
+            out[i] = text
+    return out
+
+
+def _by_input(
+    state: State, method: Method, batch: Batch, routing: Routing
+) -> Sequence[tuple[str, ...] | None]:
+    """The tasks that the input field alone is routed to, for a router that sees the prompt."""
+    if state.inputs is None or method.needs_task_id or len(routing.names) < 2:
+        return [None] * len(batch)
+    alone = state.batch_of_inputs(batch.rows.cpu().numpy())
+    return ranked(method.route(state, alone))
 
 
 def ranked(routing: Routing) -> list[tuple[str, ...]]:
@@ -89,12 +204,14 @@ def _oracle(
     return out
 
 
-def evaluate(state: State, method: Method, tasks: Sequence[EncodedTask]) -> dict[str, list[Answer]]:
+def evaluate(
+    state: State, method: Method, tasks: Sequence[EncodedTask], memo: AnswerMemo | None = None
+) -> dict[str, list[Answer]]:
     """Answers to the test parts of ``tasks``, by task name, in the order of the test part."""
     out, learned = {}, set(state.task_names)
     for task in tasks:
         chunks = state.chunks(task.test)
-        answers = answer(state, method, chunks, with_oracle=task.name in learned)
+        answers = answer(state, method, chunks, with_oracle=task.name in learned, memo=memo)
         by_row = {a.row: a for a in answers}
         out[task.name] = [by_row[int(row)] for row in task.test]
     return out

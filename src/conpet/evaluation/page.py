@@ -11,11 +11,18 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from conpet.evaluation.answers import Sample, TaskTable
 from conpet.evaluation.collect import RunRecord
 from conpet.evaluation.comparison import COSTS, Group, Row
-from conpet.evaluation.definitions import DEFINITIONS
+from conpet.evaluation.definitions import (
+    DEFINITIONS,
+    OF_FREE_ANSWERS,
+    Definition,
+    define,
+    metric_title,
+)
 from conpet.evaluation.drawings import Drawing
-from conpet.evaluation.theme import hue
+from conpet.evaluation.theme import hue, sentence
 
 DASH = "–"
 SUMMARY = (
@@ -25,8 +32,15 @@ SUMMARY = (
     "backward_transfer",
     "backward_transfer_over_T",
     "forward_transfer",
+    "zero_shot",
     "learning_accuracy",
     "selector_accuracy",
+)
+ROUTED = (
+    "selector_accuracy",
+    "selector_accuracy_macro",
+    "selector_accuracy_by_input",
+    "selector_accuracy_by_input_macro",
 )
 SPLIT = ("whole_accuracy", "routing", "competition", "within_task", "oracle")
 
@@ -38,6 +52,8 @@ class Section:
     Attributes:
         places: label of a group to its index in the whole report, which gives it its hue.
         matrices: heat maps by group, one a run.
+        tasks: the scores of each task by group; none where answers are class labels.
+        samples: inputs with the answers given to them by the first run of each group; none there.
     """
 
     groups: tuple[Group, ...]
@@ -48,6 +64,44 @@ class Section:
     confusions: list[Drawing]
     split: list[Drawing]
     costs: list[Drawing]
+    tasks: list[TaskTable]
+    samples: list[tuple[Group, list[Sample]]]
+
+    @property
+    def metric(self) -> str:
+        """The name of the stream's metric in the METRICS registry."""
+        return self.first.metric
+
+    @property
+    def free(self) -> bool:
+        """Whether the answers are free text."""
+        return any(run.free for run, _ in self.runs)
+
+    @property
+    def summary(self) -> list[str]:
+        """The metrics of the first table."""
+        return [name for name in SUMMARY if self._has(name)]
+
+    @property
+    def word(self) -> str:
+        """What takes the place of "accuracy"."""
+        return metric_title(self.metric)
+
+    def title(self, name: str) -> str:
+        """What a figure is called on this stream."""
+        return define(name, self.metric, free=self.free).title
+
+    @property
+    def definitions(self) -> list[Definition]:
+        """What is said of the figures of this section."""
+        return [
+            define(name, self.metric, free=self.free) for name in DEFINITIONS if self._has(name)
+        ]
+
+    def _has(self, name: str) -> bool:
+        """Whether a metric is shown: of those for free answers alone, what was measured."""
+        measured = self.free and any(row[name] is not None for row in self.rows)
+        return measured or name not in OF_FREE_ANSWERS
 
     @property
     def runs(self) -> list[tuple[RunRecord, Group]]:
@@ -67,11 +121,13 @@ class Section:
     def facts(self) -> dict[str, str]:
         """What all runs of the section share, and what they vary."""
         first = self.first
+        labels = f"{sum(len(task.labels) for task in first.tasks):,}"
         return {
             "stream": first.stream,
             "backbone": listing(run.backbone for run, _ in self.runs),
             "tasks": str(first.n_tasks),
-            "labels learned": f"{sum(len(task.labels) for task in first.tasks):,}",
+            **({} if self.free else {"labels learned": labels}),
+            **({} if self.metric == "accuracy" else {"metric": self.word}),
             "test examples": f"{sum(first.n_test):,}",
             "runs": str(len(self.runs)),
             "seeds": listing(sorted({run.seed for run, _ in self.runs})),
@@ -93,15 +149,18 @@ def render(template: str, title: str, sections: Sequence[Section]) -> str:
         "spread": spread,
         "size": size,
         "cell": cell,
+        "plain": plain,
+        "sentence": sentence,
+        "metric": metric_title,
         "formula": formula,
     }
     return environment.get_template(template).render(
         title=title,
         sections=sections,
-        definitions=DEFINITIONS,
+        definitions=dict.fromkeys(one for section in sections for one in section.definitions),
         costs=COSTS,
-        summary=SUMMARY,
         split=SPLIT,
+        routed=ROUTED,
         dash=DASH,
         hue=hue,
         phases=phases,
@@ -152,3 +211,8 @@ def formula(text: str) -> Markup:
 def cell(text: str) -> str:
     """Text for a cell of a Markdown table."""
     return text.replace("|", "\\|")
+
+
+def plain(text: str) -> str:
+    """Any text as Markdown that shows it as it is, in a cell of a table too."""
+    return re.sub(r"([\\`*_~$&<>|\[\]])", r"\\\1", text)

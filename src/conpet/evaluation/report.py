@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 from conpet.errors import DataError
+from conpet.evaluation.answers import samples, task_table
 from conpet.evaluation.collect import RunRecord, collect
 from conpet.evaluation.comparison import (
     Row,
@@ -20,6 +21,7 @@ from conpet.evaluation.comparison import (
     run_rows,
     stage_rows,
 )
+from conpet.evaluation.definitions import metric_title
 from conpet.evaluation.drawings import Artist
 from conpet.evaluation.page import Section, listing, render
 from conpet.runtime import write_bytes_atomic
@@ -54,7 +56,8 @@ def report(folders: Sequence[Path | str], out: Path | str, title: str | None = N
     """Compare the runs in ``folders`` and write the report to ``out``.
 
     Runs on different streams (by fingerprint) are shown in sections of their own. The output does
-    not depend on time or place: the same runs give the same bytes.
+    not depend on time or place: the same runs give the same bytes, and so do the same single-task
+    scores in the user's cache, where forward transfer takes them from them.
 
     Raises:
         CheckpointError: a folder is no run folder, or is damaged; or ``out`` cannot be written.
@@ -89,7 +92,9 @@ def _sections(records: Sequence[RunRecord], rows: Sequence[Row], out: Path) -> I
     fingerprints = dict.fromkeys(record.stream_fingerprint for record in records)
     for number, fingerprint in enumerate(fingerprints, start=1):
         here = tuple(g for g in groups if g.first.stream_fingerprint == fingerprint)
-        artist = Artist(out, prefix=f"{number:02d}", places=places)
+        word = metric_title(here[0].first.metric)
+        artist = Artist(out, prefix=f"{number:02d}", places=places, metric=word)
+        free = [group for group in here if any(run.free for run in group.runs)]
         yield Section(
             groups=here,
             rows=[row for row in rows if row["stream_fingerprint"] == fingerprint],
@@ -99,6 +104,8 @@ def _sections(records: Sequence[RunRecord], rows: Sequence[Row], out: Path) -> I
             matrices=[(group, artist.matrices(group)) for group in here],
             confusions=artist.confusions(here),
             costs=artist.costs(here),
+            tasks=[task_table(group) for group in free],
+            samples=[(group, samples(group.first)) for group in free],
         )
 
 

@@ -87,3 +87,8 @@ def to_svg(figure: Figure, title: str) -> str:
 
 def shorten(name: str, length: int = NAME_LENGTH) -> str:
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter, the others as they are."""
+    return text[:1].upper() + text[1:]

@@ -25,6 +25,7 @@ from conpet.methods.base import (
 )
 from conpet.methods.tune import Tune, drawn
 from conpet.objectives.classify import cross_entropy
+from conpet.replay.dynamic import NoReplay
 from conpet.routing.base import oracle
 from conpet.routing.selector import top_k
 from conpet.types import Batch, Routing
@@ -43,7 +44,13 @@ class ConpetDynamic(Method):
        and answer from the logit cache.
 
     Prediction: selector, its top-k adapters as one expanded batch, softmax over the logits side by
-    side. Where we differ from the authors' code: selector and adapters are separate on every
+    side.
+
+    Answers in free text have no logits to stand side by side: adapter k learns from its own task
+    alone, each of the top-k adapters writes an answer, and the best by log p(task | prompt) of the
+    selector + mean log p(token) is given. (The papers have no such case.)
+
+    Where we differ from the authors' code: selector and adapters are separate on every
     backbone; softmax in fp32; one fixed validation chunk a stage; examples that can give no
     gradient (adapter k not in A(x)) are not computed, at the same loss scale (``skip_gradless``).
     """
@@ -51,6 +58,7 @@ class ConpetDynamic(Method):
     default_replay: ClassVar[str] = "dynamic"
     replay_kinds: ClassVar[tuple[str, ...]] = ("dynamic", "full", "memory", "none")
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck")
+    answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default=1, description="adapters that answer an example: 1 and up, or 'all' (no selector)"
@@ -92,8 +100,17 @@ class ConpetDynamic(Method):
                 "leave one of the two out"
             )
 
+    def check_text(self) -> None:
+        if self.selector_target == "label":
+            raise ConfigError(
+                "method.selector_target is 'label', and answers in free text have no labels; "
+                "leave it out (task)"
+            )
+
     def warnings(self, state: State) -> Sequence[str]:
         task = state.task
+        if state.writes:
+            return ()
         if len(task.labels) > 1 and len(task.train) > 1:
             return ()
         what = "one label" if len(task.labels) == 1 else "one training example"
@@ -108,6 +125,8 @@ class ConpetDynamic(Method):
                 lr=self.selector_lr or state.spec.lr,
             )
             phases.append(self._selector(state, spec))
+        if state.writes:
+            return [*phases, OwnAnswers.of(state, self.start)]
         epochs = state.spec.epochs if self._trains_adapter(state) else 0
         phases.append(NewAdapter("adapter", replace(state.spec, epochs=epochs), self))
         return phases
@@ -180,6 +199,41 @@ class BalancedSelector(Selector):
         return {self.name: cross_entropy(logits, self._wanted(state, batch), len(batch))}
 
 
+def take_over(state: State, first: int | None = None) -> None:
+    """Give the newest adapter the selector's weights, once there is one; and of its head the rows
+    from ``first`` on, where they stand for the new labels."""
+    if SELECTOR not in state.pool:
+        return
+    tensors = state.pool.tensors(state.task.name)
+    for key, value in state.pool.tensors(SELECTOR).items():
+        if not key.startswith("head."):
+            tensors[key] = value
+        elif first is not None:
+            tensors[key] = value[first:]
+    state.pool.load_tensors(state.task.name, tensors)
+
+
+@plain_dataclass(frozen=True)
+class OwnAnswers(Tune):
+    """Phase 2 where answers are free text: the new adapter, on the new task's examples alone."""
+
+    start: str = "fresh"
+
+    @staticmethod
+    def of(state: State, start: str) -> OwnAnswers:
+        own = ("adapter", state.spec, state.task.name, "task", 0, NoReplay())
+        return OwnAnswers(*own, start=start)
+
+    def begin(self, state: State) -> None:
+        super().begin(state)
+        if self.start == "selector":
+            take_over(state)
+
+    def end(self, state: State) -> None:
+        super().end(state)
+        state.replay.keep(state.history, state.look(self.adapter), state.rng("keep"))
+
+
 @plain_dataclass(frozen=True)
 class NewAdapter(Phase):
     """Phase 2: the new task's adapter and head beside the frozen ones."""
@@ -195,19 +249,9 @@ class NewAdapter(Phase):
             n_classes=len(state.task.labels),
             role="task",
         )
-        if self.method.start == "selector" and SELECTOR in state.pool:
-            self._take_over(state)
-
-    def _take_over(self, state: State) -> None:
-        """The selector's weights, and its rows of the new labels where it tells labels apart."""
-        first = state.task.first_column if self.method.selector_target == "label" else None
-        tensors = state.pool.tensors(state.task.name)
-        for key, value in state.pool.tensors(SELECTOR).items():
-            if not key.startswith("head."):
-                tensors[key] = value
-            elif first is not None:
-                tensors[key] = value[first:]
-        state.pool.load_tensors(state.task.name, tensors)
+        if self.method.start == "selector":
+            rows = state.task.first_column if self.method.selector_target == "label" else None
+            take_over(state, rows)
 
     def trainable(self, state: State) -> Sequence[ParamGroup]:
         return [ParamGroup(state.pool.parameters_of(state.task.name), self.spec.lr)]

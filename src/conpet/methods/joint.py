@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -24,6 +25,8 @@ class Joint(Method):
     Rows of the accuracy matrix before the last one are NaN. When a finished run learns one more
     task, the union is trained again from the start.
     """
+
+    answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     steps: int | None = Field(
         default=None, ge=1, description="optimiser steps; None: train.epochs over the union"

@@ -25,6 +25,7 @@ class PerTask(Method):
 
     needs_task_id: ClassVar[bool] = True
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck")
+    answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     def phases(self, state: State) -> Sequence[Phase]:
         task = state.task

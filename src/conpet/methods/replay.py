@@ -24,6 +24,7 @@ class ExperienceReplay(OneAdapter):
 
     default_replay: ClassVar[str] = "memory"
     replay_kinds: ClassVar[tuple[str, ...]] = ("memory", "dynamic", "full")
+    answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     def phases(self, state: State) -> Sequence[Phase]:
         tune = Tune("adapter", state.spec, SHARED, "shared", len(state.labels), state.replay)

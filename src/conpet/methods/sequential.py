@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -20,6 +21,8 @@ class Sequential(OneAdapter):
     seen; where the original's head holds the columns of all future classes from the start, ours
     grows by task.
     """
+
+    answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     def phases(self, state: State) -> Sequence[Phase]:
         return [Tune("adapter", state.spec, SHARED, "shared", len(state.labels), NoReplay())]

@@ -22,6 +22,7 @@ from conpet.methods.base import (
     Step,
 )
 from conpet.objectives.classify import cross_entropy
+from conpet.objectives.generate import answer_loss, mean_log_prob
 from conpet.objectives.prototypes import class_means
 from conpet.replay.base import Replay, Rows
 from conpet.replay.dynamic import NoReplay
@@ -40,7 +41,9 @@ class Tune(Phase):
 
     The head is created or grown to ``n_classes`` rows; old rows keep their values. ``target`` says
     what y is: the ``label`` among all classes seen, the label ``within`` the newest task, or the
-    ``task``.
+    ``task``. Where answers are free text there is no head of labels, and instead
+
+    loss = -(1/n) sum log p(token | prompt, tokens before it) over the n answer tokens of the batch.
     """
 
     name: str
@@ -55,8 +58,9 @@ class Tune(Phase):
         seed = state.seed_of(self.name, "initial weights")
         if self.adapter in state.pool.names:
             state.pool.thaw(self.adapter)
-            head = state.pool.head(self.adapter)
-            head.grow(self.n_classes - head.weight.shape[0], seed)
+            if state.pool.has_head(self.adapter):
+                head = state.pool.head(self.adapter)
+                head.grow(self.n_classes - head.weight.shape[0], seed)
         else:
             state.pool.add(self.adapter, seed=seed, n_classes=self.n_classes, role=self.role)
 
@@ -69,12 +73,16 @@ class Tune(Phase):
 
     def loss(self, state: State, step: Step) -> LossTerms:
         batch = step["task"]
+        if self._writes(state):
+            log_probs = self._log_probs(state, batch)
+            return {self.name: answer_loss(log_probs, batch.answer_ids)}
         wanted = self._wanted(state, batch)
         return {self.name: cross_entropy(self._logits(state, batch), wanted, len(batch))}
 
     @torch.no_grad()
     def validate(self, state: State) -> float | None:
-        """Accuracy averaged over the tasks of the validation rows, 0..100."""
+        """Accuracy averaged over the tasks of the validation rows, 0..100; of free answers the
+        probability of a token, as the geometric mean over an answer."""
         rows = self.replay.validation(
             state.history, self.spec.eval_batch_size, state.rng(self.name, "validation")
         )
@@ -108,8 +116,18 @@ class Tune(Phase):
     def _logits(self, state: State, batch: Batch) -> Tensor:
         return self._answers(state, self._features(state, batch))
 
+    def _writes(self, state: State) -> bool:
+        """Whether it learns to write answers; the task of a prompt is a class all the same."""
+        return state.writes and self.target != "task"
+
+    def _log_probs(self, state: State, batch: Batch) -> Tensor:
+        """(B, A) of the answers' tokens."""
+        return state.answer_log_probs(batch, single(self.adapter, len(batch), state.device))
+
     def _hits(self, state: State, batch: Batch) -> Tensor:
-        """(B,) what ``validate`` counts as right."""
+        """(B,) what ``validate`` counts as right, 0..1."""
+        if self._writes(state):
+            return mean_log_prob(self._log_probs(state, batch), batch.answer_ids).exp()
         return self._logits(state, batch).argmax(dim=1) == self._wanted(state, batch)
 
     def _wanted(self, state: State, batch: Batch) -> Tensor:

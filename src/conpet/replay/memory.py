@@ -173,7 +173,7 @@ class MemoryReplay:
 
     def keep(self, tasks: Tasks, look: Look, rng: np.random.Generator) -> None:
         *old, new = tasks
-        n_classes = sum(len(task.labels) for task in tasks)
+        n_classes = sum(task.n_classes for task in tasks)
         for task in old:
             self.kept[task.name] = [
                 position

@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / "predictions"
 
     @property
+    def answers(self) -> Path:
+        """Free answers to the tests that need not be written again."""
+        return self.path / "answers.json"
+
+    @property
     def tokens(self) -> Path:
         """The encoded examples."""
         return self.path / "tokens"

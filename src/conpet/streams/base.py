@@ -13,10 +13,11 @@ from typing import Any, Literal
 from conpet.errors import ConfigError, DataError, did_you_mean
 from conpet.streams.checks import SPLITS, Split, check_tasks
 from conpet.streams.splits import choose
+from conpet.streams.template import template_problem
 from conpet.types import Example, Task
 
-Kind = Literal["text", "typing", "relation"]
-N_ENTITIES: dict[Kind, int] = {"text": 0, "typing": 1, "relation": 2}
+Kind = Literal["text", "typing", "relation", "instruction"]
+N_ENTITIES: dict[Kind, int] = {"text": 0, "typing": 1, "relation": 2, "instruction": 0}
 
 
 def task_fingerprint(task: Task) -> str:
@@ -24,7 +25,10 @@ def task_fingerprint(task: Task) -> str:
     digest = sha256(json.dumps([task.name, task.labels]).encode())
     for split in SPLITS:
         examples: tuple[Example, ...] = getattr(task, split)
-        content = [(e.id, e.text, e.label, e.entities) for e in examples]
+        content = [
+            (e.id, e.text, e.label, e.entities, *((e.instruction, e.answers) if e.answers else ()))
+            for e in examples
+        ]
         digest.update(f"\n{split}\n{json.dumps(content)}".encode())
     return digest.hexdigest()
 
@@ -35,12 +39,15 @@ class Stream:
 
     Attributes:
         name: for people; not part of the fingerprint.
-        kind: what an example is: a plain text, a text with one entity, or with two (head, tail).
+        kind: what an example is: a plain text, a text with one entity, or with two (head, tail),
+            each with a label; or an instruction and its input, with answers in free text.
         tasks: their names are folder names, their labels are disjoint, ids are unique over all.
         metric: a name of the METRICS registry.
         attribution: source and licence, to be shown with results.
         dropped: exact duplicates (text, entities, label) that were left out when it was read.
         left_out: (reason, number) of whatever else was left out then.
+        template: of kind ``instruction``: how {instruction} and {input} make a prompt, the answer
+            cue last (``conpet.streams.template``); else empty.
 
     Raises:
         DataError: on construction, for any stream that cannot be learned or tested as it is.
@@ -53,11 +60,24 @@ class Stream:
     attribution: str = ""
     dropped: int = 0
     left_out: tuple[tuple[str, int], ...] = ()
+    template: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in N_ENTITIES:
             raise DataError(f"stream kind is '{self.kind}'; allowed: {', '.join(N_ENTITIES)}")
-        check_tasks(self.tasks, N_ENTITIES[self.kind])
+        if self.free and (problem := template_problem(self.template)):
+            raise DataError(problem)
+        if self.template and not self.free:
+            raise DataError(
+                f"a stream of kind '{self.kind}' has a template, {self.template!r}; only kind "
+                "'instruction' has one: leave it out"
+            )
+        check_tasks(self.tasks, N_ENTITIES[self.kind], free=self.free)
+
+    @property
+    def free(self) -> bool:
+        """Whether answers are free text; then no task has labels."""
+        return self.kind == "instruction"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,8 +91,10 @@ class Stream:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over kind, metric and all tasks in order."""
-        content = [self.kind, self.metric, self.fingerprints]
+        """sha256 over kind, metric, template (where there is one) and all tasks in order."""
+        content: list[Any] = [self.kind, self.metric, self.fingerprints]
+        if self.template:
+            content.append(self.template)
         return sha256(json.dumps(content).encode()).hexdigest()
 
     def extends(self, other: Stream | Mapping[str, str]) -> bool:
@@ -103,7 +125,10 @@ class Stream:
         test: int | None = None,
         seed: int = 0,
     ) -> Stream:
-        """At most so many examples a class in each split, drawn with ``seed``; None keeps all."""
+        """At most so many examples a class in each split, drawn with ``seed``; None keeps all.
+
+        Free answers have no classes: there the numbers are for a task.
+        """
         for split, n, least in (("train", train, 1), ("valid", valid, 0), ("test", test, 1)):
             if n is not None and n < least:
                 raise ConfigError(f"{split} examples per class is {n}; allowed: {least} or more")
@@ -121,11 +146,14 @@ class Stream:
         )
 
     def describe(self) -> dict[str, Any]:
-        """Tasks, counts, text lengths in words and train/test duplicates, as plain JSON values."""
-        words = sorted(len(example.text.split()) for _, example in _examples(self))
+        """Tasks, counts, text lengths in words and inputs that stand in two parts, as plain JSON
+        values."""
+        words = [len(example.text.split()) for _, _, example in _examples(self)]
         inputs: dict[str, set[Any]] = {split: set() for split in SPLITS}
-        for split, example in _examples(self):
-            inputs[split].add((example.text, example.entities))
+        for task, split, e in _examples(self):
+            # The same text is another input in another task, where it comes with an instruction.
+            own = (task.name, e.instruction, e.text) if self.free else (e.text, e.entities)
+            inputs[split].add(own)
         tasks = [
             {"name": task.name, "labels": list(task.labels)}
             | {split: len(getattr(task, split)) for split in SPLITS}
@@ -139,12 +167,23 @@ class Stream:
             "n_tasks": len(self.tasks),
             "n_labels": len(self.labels),
             **{split: sum(len(getattr(task, split)) for task in self.tasks) for split in SPLITS},
-            "words": {"min": words[0], "median": float(median(words)), "max": words[-1]},
+            "words": _range(words),
+            **(self._free_facts() if self.free else {}),
             "duplicates_train_test": len(inputs["train"] & inputs["test"]),
+            "duplicates_valid_test": len(inputs["valid"] & inputs["test"]),
             "duplicates_dropped": self.dropped,
             "left_out": dict(self.left_out),
             "attribution": self.attribution,
             "tasks": tasks,
+        }
+
+    def _free_facts(self) -> dict[str, Any]:
+        """What only free answers have: a template, lengths in words, several right answers."""
+        examples = [example for _, _, example in _examples(self)]
+        return {
+            "template": self.template,
+            "answer_words": _range([len(e.answers[0].split()) for e in examples]),
+            "several_answers": sum(len(e.answers) > 1 for e in examples),
         }
 
     def _check_known(self, names: Sequence[str]) -> None:
@@ -157,8 +196,12 @@ class Stream:
                 )
 
 
-def _examples(stream: Stream) -> Iterator[tuple[Split, Example]]:
+def _examples(stream: Stream) -> Iterator[tuple[Task, Split, Example]]:
     for task in stream.tasks:
         for split in SPLITS:
             for example in getattr(task, split):
-                yield split, example
+                yield task, split, example
+
+
+def _range(numbers: Sequence[int]) -> dict[str, float]:
+    return {"min": min(numbers), "median": float(median(numbers)), "max": max(numbers)}

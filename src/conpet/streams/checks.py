@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from conpet.errors import DataError
-from conpet.types import Task
+from conpet.types import Example, Task
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -15,15 +15,27 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(?<!\.)")
 
 
-def check_tasks(tasks: Sequence[Task], n_entities: int) -> None:
-    """Names, labels, splits, ids, and the number of entities of every example."""
+def check_tasks(tasks: Sequence[Task], n_entities: int, *, free: bool = False) -> None:
+    """Names, labels, splits, ids, and what every example holds.
+
+    Args:
+        n_entities: entities of every example.
+        free: answers are free text, and no task has labels.
+    """
     if not tasks:
         raise DataError("the stream has no tasks; it needs at least one")
     _check_names(tasks)
     _check_labels(tasks)
     for task in tasks:
         _check_splits(task)
-    _check_examples(tasks, n_entities)
+        if not free:
+            _check_trained(task)
+        elif task.labels:
+            raise DataError(
+                f"task '{task.name}' names labels ({', '.join(task.labels[:5])}) in a stream of "
+                "free answers; its labels are (): leave them out, or make it another kind"
+            )
+    _check_examples(tasks, n_entities, free)
 
 
 def _check_names(tasks: Sequence[Task]) -> None:
@@ -62,6 +74,9 @@ def _check_splits(task: Task) -> None:
                 f"task '{task.name}' has no {split} examples; it needs at least one: add some, or "
                 "leave the splits out of the data so that they are carved"
             )
+
+
+def _check_trained(task: Task) -> None:
     trained = {example.label for example in task.train}
     for split in SPLITS:
         for example in getattr(task, split):
@@ -78,7 +93,7 @@ def _check_splits(task: Task) -> None:
         )
 
 
-def _check_examples(tasks: Sequence[Task], n_entities: int) -> None:
+def _check_examples(tasks: Sequence[Task], n_entities: int, free: bool) -> None:
     seen: set[str] = set()
     for example in (e for task in tasks for split in SPLITS for e in getattr(task, split)):
         if example.id in seen:
@@ -92,3 +107,24 @@ def _check_examples(tasks: Sequence[Task], n_entities: int) -> None:
                 f"example '{example.id}' has {len(example.entities)} entities; each of this stream "
                 f"needs {n_entities}: none in plain text, one in typing, two in a relation"
             )
+        if free:
+            _check_free(example)
+        elif example.answers or example.instruction:
+            raise DataError(
+                f"example '{example.id}' has {'answers' if example.answers else 'an instruction'} "
+                "in a stream of labels; allowed: a label alone, or, in a stream of kind "
+                "'instruction', answers alone; make two streams of them"
+            )
+
+
+def _check_free(example: Example) -> None:
+    if example.label is not None:
+        raise DataError(
+            f"example '{example.id}' has the label '{example.label}' in a stream of free answers; "
+            "allowed: answers alone; put the label among its answers, or make two streams of them"
+        )
+    if not example.answers or not all(answer.strip() for answer in example.answers):
+        raise DataError(
+            f"example '{example.id}' has {'an empty answer' if example.answers else 'no answer'}; "
+            "it needs one or more, none of them empty: drop it or answer it"
+        )

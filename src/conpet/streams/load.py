@@ -12,19 +12,22 @@ from conpet.registry import STREAMS
 from conpet.streams.base import Stream
 from conpet.streams.build import build
 from conpet.streams.cards import read_card
-from conpet.streams.readers import read_rows, stem_of
-from conpet.streams.schema import Card, Fields, parse
+from conpet.streams.instruction import format_of
+from conpet.streams.readers import is_saved_dataset, read_rows, stem_of
+from conpet.streams.schema import Card, Fields, Valid, parse
 from conpet.streams.sources import Find
 from conpet.streams.tabular import read_unlabelled
 from conpet.types import Example
 
 SHIPPED = Path(__file__).parent / "shipped"
 
-PRESETS: dict[str, tuple[int | None, int | None, int | None]] = {
-    "none": (None, None, None),
-    "small": (40, 10, 20),
-}
+Sizes = tuple[int | None, int | None, int | None]
+
+PRESETS: dict[str, Sizes] = {"none": (None, None, None), "small": (40, 10, 20)}
 """Examples per class in train, valid and test; None keeps all."""
+
+FREE_PRESETS: dict[str, Sizes] = {"none": (None, None, None), "small": (320, 40, 100)}
+"""The same where answers are free text: examples per task."""
 
 
 def load_stream(
@@ -38,26 +41,34 @@ def load_stream(
     test_per_class: int | None = None,
     n_tasks: int | None = None,
     groups: str | Path | Mapping[str, Sequence[str]] | None = None,
-    order: Sequence[str] | None = None,
+    order: str | Sequence[str] | None = None,
     fields: Mapping[str, Any] | None = None,
+    valid: Valid = "auto",
+    only: Sequence[str] | None = None,
 ) -> Stream:
     """Load and check a stream.
 
     Args:
         source: a registered name; the path of a card (.yaml); or a data file, a folder of train,
-            valid and test files, or a saved ``datasets`` folder.
+            valid and test files, or a saved ``datasets`` folder; or a folder of instruction tasks.
         data: folder under which a named stream's files lie (else CONPET_DATA, the user cache, the
             files shipped with the package).
-        preset: "small" cuts to 40 train, 10 valid and 20 test examples a class.
+        preset: "small" cuts to 40 train, 10 valid and 20 test examples a class; where answers are
+            free text, to 320, 40 and 100 a task.
         seed: decides drawn tasks (where a card has no seed of its own), carved splits and cuts.
-        train_per_class, valid_per_class, test_per_class: at most so many; they win over the preset.
+        train_per_class, valid_per_class, test_per_class: at most so many a class, or a task of free
+            answers; they win over the preset.
         n_tasks: draw so many tasks of equal size.
         groups: task -> labels, or a JSON file that holds this.
-        order: all task names in the order in which they are to be learned.
+        order: all task names in the order in which they are to be learned; or the name of one of
+            the orders of the stream's card.
         fields: names of columns that differ from the defaults, e.g. {"label": "intent"}.
+        valid: "carve" takes validation examples from train even where the data have some; "test"
+            validates on the test part, as some published results do: they have seen the test.
+        only: the tasks to keep, by name; None keeps all.
 
     Raises:
-        ConfigError: unknown name, preset, field or task; a value out of range.
+        ConfigError: unknown name, preset, field, task or order; a value out of range.
         DataError: files that are missing or cannot be used.
     """
     preset = preset or "none"
@@ -66,16 +77,20 @@ def load_stream(
             f"unknown preset '{preset}'.{did_you_mean(preset, PRESETS)} "
             f"Allowed: {', '.join(PRESETS)}"
         )
-    train, valid, test = PRESETS[preset]
     card, near = _card(source, seed)
-    card = _changed(card, n_tasks, groups, fields, seed)
-    stream = build(card, _finder(card, data, near), seed).cut(
+    card = _changed(card, n_tasks, groups, fields, seed, valid)
+    own_order = _order(card, order)
+    stream = build(card, _finder(card, data, near), seed)
+    train, most_valid, test = (FREE_PRESETS if stream.free else PRESETS)[preset]
+    stream = stream.cut(
         train if train_per_class is None else train_per_class,
-        valid if valid_per_class is None else valid_per_class,
+        most_valid if valid_per_class is None else valid_per_class,
         test if test_per_class is None else test_per_class,
         seed,
     )
-    return stream if order is None else stream.reorder(order)
+    if own_order is not None:
+        stream = stream.reorder(own_order)
+    return stream if only is None else stream.subset(only)
 
 
 def load_inputs(source: str | Path, *, fields: Mapping[str, Any] | None = None) -> list[Example]:
@@ -108,7 +123,24 @@ def _card(source: str | Path, seed: int) -> tuple[Card, Path | None]:
             STREAMS.entry(source)  # raises, with the closest name
         raise DataError(f"no such file: {source}; check the path, or see: conpet ls streams")
     values = {"name": stem_of(path), "file": str(path.resolve()), "seed": seed}
+    tasks = None if path.is_dir() and is_saved_dataset(path) else format_of(path)
+    if tasks is not None:
+        values |= {"name": path.name.removesuffix(".gz").removesuffix(".json"), "format": tasks}
     return parse(Card, values, str(path)), path.parent
+
+
+def _order(card: Card, order: str | Sequence[str] | None) -> Sequence[str] | None:
+    """The tasks of a named order, or the order itself."""
+    if not isinstance(order, str):
+        return order
+    orders = card.orders or {}
+    if order not in orders:
+        allowed = ", ".join(orders) or "none, its card has no orders"
+        raise ConfigError(
+            f"stream '{card.name}' has no order '{order}'.{did_you_mean(order, orders)} Allowed: "
+            f"{allowed}; or name all tasks with stream.tasks"
+        )
+    return orders[order]
 
 
 def _changed(
@@ -117,11 +149,16 @@ def _changed(
     groups: str | Path | Mapping[str, Sequence[str]] | None,
     fields: Mapping[str, Any] | None,
     seed: int,
+    valid: Valid,
 ) -> Card:
-    """The card with another grouping or other columns; a grouping replaces the card's own."""
+    """The card with another grouping, other columns or another validation part; a grouping replaces
+    the card's own, and its orders."""
     changes: dict[str, Any] = {}
     if n_tasks is not None or groups is not None:
         changes = {"n_tasks": n_tasks, "groups": None, "groups_partial": False, "seed": seed}
+        changes["orders"] = None
+    if valid != "auto":
+        changes["valid"] = valid
     if isinstance(groups, Mapping):
         changes["groups"] = {task: list(labels) for task, labels in groups.items()}
     elif groups is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -9,10 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from conpet.errors import ConfigError, did_you_mean
 from conpet.streams.checks import Split
+from conpet.streams.template import template_problem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-Format = Literal["table", "fewnerd", "typing", "tacred", "ace"]
+Format = Literal[
+    "table", "fewnerd", "typing", "tacred", "ace", "natural-instructions", "instruction-folders"
+]
+TASK_FORMATS: tuple[Format, ...] = ("natural-instructions", "instruction-folders")
+"""Those that hold instruction tasks."""
+
+Valid = Literal["auto", "carve", "test"]
 
 
 class Strict(BaseModel):
@@ -25,7 +33,7 @@ class Fields(Strict):
     """The names of the columns that hold each thing.
 
     All but ``text`` and ``label`` are used when the data have them; one that is named by the user
-    must be there, and None switches one off.
+    must be there, and None switches one off. Data have a label or answers, not both.
     """
 
     text: str = Field(
@@ -47,6 +55,13 @@ class Fields(Strict):
         default="mentions",
         description="list of [start, end, label]; each becomes one typing example",
     )
+    instruction: str | None = Field(
+        default="instruction", description="what is to be done with the text, for free answers"
+    )
+    answers: str | None = Field(
+        default="answers",
+        description="right answers in free text, one or a list; the first one trains",
+    )
     spans: Literal["characters", "tokens"] = Field(
         default="characters",
         description="the unit of all spans; tokens are what lies between blanks",
@@ -54,7 +69,8 @@ class Fields(Strict):
 
 
 class Card(Strict):
-    """One stream. Its tasks: ``groups``, ``n_tasks`` by lot, the task column, or one of all."""
+    """One stream. Its tasks: ``groups``, ``n_tasks`` by lot, the task column, or one of all; of
+    free answers the folders, the task column, or one of all."""
 
     name: str = Field(description="the stream's name")
     file: str | dict[Split, str] = Field(
@@ -74,6 +90,17 @@ class Card(Strict):
     n_tasks: int | None = Field(
         default=None, ge=1, description="draw this many tasks of equal size"
     )
+    tasks: dict[str, str] | None = Field(
+        default=None,
+        description="instruction tasks to read: name -> its folder or file below file; else all",
+    )
+    orders: dict[str, list[str]] | None = Field(
+        default=None, description="orders of the tasks by name; the first is the stream's own"
+    )
+    template: str | None = Field(
+        default=None,
+        description="how {instruction} and {input} make a prompt, with the answer cue at its end",
+    )
     seed: int = Field(default=0, description="seed of drawn tasks and of train_per_class")
     valid_share: float = Field(
         default=0.1,
@@ -87,8 +114,18 @@ class Card(Strict):
         lt=1,
         description="share of train carved as test when the data have no test",
     )
+    valid: Valid = Field(
+        default="auto",
+        description="auto: the data's own part, else carved; carve: carved from train in any case; "
+        "test: the test part, for comparison with results that were chosen on it",
+    )
+    group_by: dict[str, str] | None = Field(
+        default=None,
+        description="instruction task -> pattern; examples in whose input it finds the same (its "
+        "first group) go to the same part",
+    )
     train_per_class: int | None = Field(
-        default=None, ge=1, description="at most this many, to balance"
+        default=None, ge=1, description="at most this many, to balance; of free answers, of a task"
     )
     pool: Literal["by-label", "overall"] | None = Field(
         default=None,
@@ -100,7 +137,10 @@ class Card(Strict):
         ge=1,
         description="leave out training examples whose prompt tail (entity prompt) has more words",
     )
-    metric: str = Field(default="accuracy", description="a name of the METRICS registry")
+    metric: str | None = Field(
+        default=None,
+        description="a name of the METRICS registry; else accuracy, of free answers rouge-l",
+    )
     licence: str = Field(default="", description="licence of the data")
     attribution: str = Field(default="", description="whom to name as the source")
     obtain: str = Field(
@@ -118,6 +158,31 @@ class Card(Strict):
             )
         if self.format != "table" and not isinstance(self.file, str):
             raise ValueError(f"data in the format '{self.format}' are one folder: file: FOLDER")
+        return self
+
+    @model_validator(mode="after")
+    def _free_parts_in_order(self) -> Card:
+        if self.template is not None and (problem := template_problem(self.template)):
+            raise ValueError(problem)
+        if self.tasks is not None and self.format not in TASK_FORMATS:
+            raise ValueError(
+                "tasks names folders of instruction tasks, which data in the format "
+                f"'{self.format}' are not; allowed with: {', '.join(TASK_FORMATS)}"
+            )
+        for task, pattern in (self.group_by or {}).items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"group_by of '{task}' is {pattern!r}, no regular expression: {error}; mend it"
+                ) from None
+        named = self.tasks or next(iter((self.orders or {}).values()), [])
+        for name, order in (self.orders or {}).items():
+            if len(order) != len(set(order)) or set(order) != set(named):
+                raise ValueError(
+                    f"order '{name}' names {', '.join(order) or 'nothing'}; each order names the "
+                    f"same tasks, each once: {', '.join(named) or 'at least one'}"
+                )
         return self
 
 

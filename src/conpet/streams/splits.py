@@ -8,11 +8,18 @@ unchanged for the old classes when new ones come, so that a longer stream extend
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import sha256
 
 from conpet.errors import ConfigError
 from conpet.types import Example
+
+Key = Callable[[Example], str]
+"""What an example shares with those that have to lie in the same part."""
+
+
+def its_text(example: Example) -> str:
+    return example.text
 
 
 def rank(seed: int, key: str) -> bytes:
@@ -47,6 +54,8 @@ def group_labels(labels: Iterable[str], n_tasks: int, seed: int) -> dict[str, tu
 def choose(examples: Sequence[Example], n: int | None, seed: int) -> tuple[Example, ...]:
     """At most ``n`` examples of each class, in their old order; None keeps all.
 
+    Examples without a label, those with free answers, count as one class.
+
     Choices of one seed are nested: the ten of ``n=10`` are among the forty of ``n=40``.
     """
     if n is None:
@@ -62,15 +71,16 @@ def choose(examples: Sequence[Example], n: int | None, seed: int) -> tuple[Examp
 
 
 def carve(
-    examples: Sequence[Example], share: float, seed: int
+    examples: Sequence[Example], share: float, seed: int, key: Key = its_text
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Divide ``examples`` into (rest, carved), class by class, never through a sentence.
 
     ``share`` (0..1) of each class is carved, at least one of a class of two or more, and at least
-    one of each class stays. All examples of one text move together, so a sentence with several
-    entity pairs lies in one part only; a class whose examples are all of one text is not carved.
+    one of each class stays. All examples of one ``key`` move together: by their text, so that a
+    sentence with several entity pairs lies in one part only, or by another, as a passage under
+    several questions. A class whose examples are all of one key is not carved.
     """
-    texts = _by_text(examples, share)
+    texts = _by_key(examples, share, key)
     size = Counter(example.label for example in examples)
     goal = {label: min(n - 1, max(1, round(share * n))) for label, n in size.items()}
     taken: Counter[str | None] = Counter()
@@ -92,17 +102,17 @@ def carve(
             goal[example.label] and not taken[example.label] for example in texts[text]
         ):
             take(text, leave_one)
-    return _parted(examples, carved)
+    return _parted(examples, carved, key)
 
 
 def carve_overall(
-    examples: Sequence[Example], share: float, seed: int
+    examples: Sequence[Example], share: float, seed: int, key: Key = its_text
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Divide ``examples`` into (rest, carved): ``share`` of all of them, whatever their class.
 
-    As in ``carve`` all examples of one text move together, and at least one of each class stays.
+    As in ``carve`` all examples of one key move together, and at least one of each class stays.
     """
-    texts = _by_text(examples, share)
+    texts = _by_key(examples, share, key)
     left = Counter(example.label for example in examples)
     room = round(share * len(examples))
     carved: set[str] = set()
@@ -112,23 +122,23 @@ def carve_overall(
             room -= count.total()
             left.subtract(count)
             carved.add(text)
-    return _parted(examples, carved)
+    return _parted(examples, carved, key)
 
 
-def _by_text(examples: Sequence[Example], share: float) -> dict[str, list[Example]]:
+def _by_key(examples: Sequence[Example], share: float, key: Key) -> dict[str, list[Example]]:
     if not 0 < share < 1:
         raise ConfigError(f"the share to carve out is {share}; allowed: between 0 and 1")
     texts: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        texts[example.text].append(example)
+        texts[key(example)].append(example)
     return texts
 
 
 def _parted(
-    examples: Sequence[Example], carved: Collection[str]
+    examples: Sequence[Example], carved: Collection[str], key: Key
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(rest, carved), each in the old order."""
     return (
-        tuple(example for example in examples if example.text not in carved),
-        tuple(example for example in examples if example.text in carved),
+        tuple(example for example in examples if key(example) not in carved),
+        tuple(example for example in examples if key(example) in carved),
     )

@@ -22,6 +22,7 @@ STUDIES = {
     "active-modules": "how many adapters should answer, by similarity and number of tasks",
     "scale": "layers, ranks, larger shapes on random weights, LLaMA-7B by arithmetic",
     "interference": "the selector on tasks that are alike and on tasks that are not",
+    "text-tasks": "each instruction task with an adapter of its own, beside two baselines",
     "memory": "memory and stored bytes as tasks grow, measured and by arithmetic",
 }
 """Name -> what it is about. Its ``STUDY`` lies in the module of that name."""

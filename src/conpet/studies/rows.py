@@ -8,9 +8,8 @@ from io import StringIO
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from conpet.evaluation.collect import RunRecord
+from conpet.evaluation.collect import RunRecord, read_outcomes
 from conpet.evaluation.comparison import COSTS, plain, run_metrics
 from conpet.evaluation.continual import Outcome
 from conpet.runtime import RunFolder, read_json
@@ -36,7 +35,6 @@ METRICS = (
 )
 """Columns of every run, by their names in the report; sums or maxima over its tasks."""
 DIGITS = 6
-_OUTCOME = TypeAdapter(Outcome)
 
 
 def row_of(cell: Cell, record: RunRecord) -> Row:
@@ -71,12 +69,11 @@ def raw_state(record: RunRecord) -> dict[str, Any]:
     return state
 
 
-def stage_outcomes(record: RunRecord, stage: int) -> list[Outcome]:
+def stage_outcomes(record: RunRecord, stage: int) -> Sequence[Outcome]:
     """The test answers after learning task ``stage``, from 1; of the tasks learned by then."""
-    path = RunFolder(record.folder).predictions / f"{stage:02d}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()
-    known = {task.name for task in record.tasks[:stage]}
-    return [o for o in map(_OUTCOME.validate_json, lines) if o.task in known]
+    return read_outcomes(
+        RunFolder(record.folder), stage, [task.name for task in record.tasks[:stage]]
+    )
 
 
 def training_seconds(record: RunRecord) -> list[float]:

@@ -54,6 +54,7 @@ def tiny_bert(**options: Any) -> Backbone:
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = _around("[CLS] $A [SEP]", vocabulary)
+    tokenizer.decoder = decoders.WordPiece()
     special = {
         "pad_token": "[PAD]",
         "unk_token": "[UNK]",
@@ -81,6 +82,8 @@ def tiny_llama(**options: Any) -> Backbone:
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     tokenizer.post_processor = _around("<s> $A", vocabulary)
+    spaces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*spaces, decoders.Strip(" ", 1, 0)])
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
     config = LlamaConfig(
         vocab_size=len(vocabulary), max_position_embeddings=_MAX_LENGTH, **_DECODER_SIZES
@@ -128,6 +131,7 @@ def tiny_t5(**options: Any) -> Backbone:
     tokenizer = Tokenizer(models.Unigram(scored, unk_id=2, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = _around("$A </s>", {"</s>": 1})
+    tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(sentinels)
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     config = T5Config(
@@ -146,10 +150,11 @@ def _build(
     attention: str = "auto",
     quantisation: str | None = None,
     device: str = "cpu",
+    generative: bool = False,
 ) -> Backbone:
     if quantisation is not None:
         raise ConfigError(f"backbone '{name}' cannot be quantised; use quantisation=none with it")
-    kind = kind_of(name, config)
+    kind = kind_of(name, config, generative=generative)
     with torch.random.fork_rng(
         devices=[]
     ):  # the constructor draws weights, which are replaced below

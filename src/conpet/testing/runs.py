@@ -20,6 +20,7 @@ from conpet.registry import BACKBONES, METHODS
 from conpet.replay.dynamic import DynamicReplay
 from conpet.streams import Stream
 from conpet.streams.base import Kind
+from conpet.testing.instruction import instruction_stream
 from conpet.testing.state import teach, tiny_state
 from conpet.testing.streams import synthetic_stream
 from conpet.testing.watch import Watch
@@ -32,6 +33,7 @@ _SMALL: dict[str, Any] = {
     "train__batch_size": 4,
     "replay__batch_limit": 5,
     "checkpoint_every": 3,
+    "generation__max_new_tokens": 6,
     "threads": 1,
     "device": "cpu",
     "precision": "fp32",
@@ -49,9 +51,9 @@ class Case:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        return "/".join(
-            [self.method, self.adapter, self.backbone, *(str(v) for _, v in self.options)]
-        )
+        named = [self.method, self.adapter, self.backbone]
+        named += ["instruction"] if self.kind == "instruction" else []
+        return "/".join([*named, *(str(v) for _, v in self.options)])
 
     def build(self) -> Method:
         """The method with its options."""
@@ -81,7 +83,8 @@ class Runs:
     def __init__(self, case: Case, folder: Path) -> None:
         self.case = case
         self.folder = folder
-        self.stream = synthetic_stream(case.kind, N_TASKS)
+        free = case.kind == "instruction"
+        self.stream = instruction_stream(N_TASKS) if free else synthetic_stream(case.kind, N_TASKS)
         self.steps = Steps()
 
     @cached_property
@@ -110,10 +113,10 @@ class Runs:
         """The method at work on a state without a folder, with dynamic replay where it can."""
         method = self.case.build()
         state = tiny_state(
-            backbone=BACKBONES.load(self.case.backbone)(),
+            backbone=BACKBONES.load(self.case.backbone)(generative=self.stream.free),
             replay=DynamicReplay(5) if "dynamic" in method.replay_kinds else None,
             spec=PhaseSpec(epochs=2, batch_size=4),
-            read_out="mean" if self.case.kind == "text" else "mask",
+            read_out="mean" if self.case.kind in ("text", "instruction") else "mask",
             kind=self.case.adapter,
         )
         watch = Watch(method, state)

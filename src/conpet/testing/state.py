@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
+from conpet.backbones.generative import GenerativeBackbone
 from conpet.encoding.encode import Encoder, TokenStore
 from conpet.events import Observer
 from conpet.methods.base import Method, PhaseSpec, State
@@ -18,6 +19,9 @@ from conpet.replay.logits import LogitCache
 from conpet.testing.backbones import tiny_bert
 from conpet.training.trainer import Cost, Progress, Trainer
 from conpet.types import Task
+
+TEMPLATE = "{instruction}\n{input}\nAnswer:"
+"""Of prompts to a backbone that writes answers."""
 
 
 def tiny_state(
@@ -34,7 +38,13 @@ def tiny_state(
     ``adapter`` are the settings of ``Pool``, e.g. ``kind="bottleneck"`` or ``rank=4``.
     """
     backbone = backbone or tiny_bert()
-    encoder = Encoder(backbone.tokenizer, max_length=64, backbone_kind=backbone.kind)
+    writes = isinstance(backbone, GenerativeBackbone)
+    encoder = Encoder(
+        backbone.tokenizer,
+        max_length=160 if writes else 64,
+        backbone_kind=backbone.kind,
+        template=TEMPLATE if writes else "",
+    )
     state = State(
         backbone=backbone,
         pool=Pool(backbone, **adapter),

@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 from conpet.errors import CheckpointError, DataError
 from conpet.runtime import write_bytes_atomic
@@ -15,11 +16,17 @@ SPLITS = ("train", "valid", "test")
 
 
 def save_task(path: Path, task: Task) -> None:
-    """Write a task as gzip-compressed JSONL: a header line, then one line an example."""
+    """Write a task as gzip-compressed JSONL: a header line, then one line an example.
+
+    A line is [part, id, text, label, entities], and for free answers instruction and answers too.
+    """
     lines = [json.dumps({"name": task.name, "labels": task.labels})]
     for split in SPLITS:
         for e in getattr(task, split):
-            lines.append(json.dumps([split, e.id, e.text, e.label, e.entities], ensure_ascii=False))
+            facts: list[Any] = [split, e.id, e.text, e.label, e.entities]
+            if e.answers:
+                facts += [e.instruction, e.answers]
+            lines.append(json.dumps(facts, ensure_ascii=False))
     content = "\n".join(lines).encode()
     write_bytes_atomic(path, gzip.compress(content, compresslevel=3, mtime=0))
 
@@ -31,8 +38,11 @@ def load_task(path: Path) -> Task:
         facts = json.loads(header)
         parts: dict[str, list[Example]] = {split: [] for split in SPLITS}
         for line in lines:
-            split, id_, text, label, entities = json.loads(line)
-            parts[split].append(Example(id_, text, label, tuple((a, b) for a, b in entities)))
+            split, id_, text, label, entities, *free = json.loads(line)
+            instruction, answers = free or ("", [])
+            spans = tuple((a, b) for a, b in entities)
+            (instruction,) = _texts([instruction])
+            parts[split].append(Example(id_, text, label, spans, instruction, _texts(answers)))
     except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error, DataError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); it holds the data of a learned task, as gzip JSONL. "
@@ -40,3 +50,9 @@ def load_task(path: Path) -> Task:
         ) from error
     train, valid, test = (tuple(parts[split]) for split in SPLITS)
     return Task(facts["name"], tuple(facts["labels"]), train, valid, test)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r:.60} stands where a list of answers should")
+    return tuple(values)

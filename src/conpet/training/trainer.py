@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from conpet.errors import ConpetError
 from conpet.events import Observer
-from conpet.methods.base import Method, ParamGroup, Phase, State, Step
+from conpet.methods.base import Method, Phase, State, Step
+from conpet.training.optimiser import optimiser_for, set_lr
 
 
 class Interrupted(ConpetError):
@@ -118,7 +119,8 @@ class Trainer:
         _train_alone(parameters, state.modules)
         optimiser = optimiser_for(groups, spec.weight_decay, spec.eps, progress.optimiser)
         epochs = spec.epochs if spec.steps is None else math.inf
-        most = None if spec.steps is None else spec.steps * spec.accumulate  # batches
+        limit = spec.max_steps if spec.steps is None else spec.steps
+        most = None if limit is None else limit * spec.accumulate  # batches
         if epochs and not progress.begun:
             cost.tuned_parameters += sum(p.numel() for p in parameters.values())
         passes, announced = state.passes, None
@@ -127,7 +129,8 @@ class Trainer:
             if not progress.batch:
                 phase.begin_epoch(state, progress.epoch)
             batches = phase.batches(state, progress.epoch)
-            total = most or len(batches) * spec.epochs
+            total = len(batches) * spec.epochs if spec.steps is None else math.inf
+            total = int(min(total, most or math.inf))
             if announced != total:
                 self.observer.phase_started(phase.name, total, progress.step, spec.epochs)
                 announced = total
@@ -137,7 +140,7 @@ class Trainer:
             for i in range(progress.batch, last):
                 batch = batches[i]
                 if spec.schedule == "linear":
-                    _set_lr(optimiser, 1 - progress.step / total)
+                    set_lr(optimiser, 1 - progress.step / total)
                 closing = progress.epoch + 1 == epochs and i + 1 == last
                 terms = self.step(phase, batch, parameters, optimiser, progress, closing)
                 progress.batch, progress.step = i + 1, progress.step + 1
@@ -237,44 +240,12 @@ class Trainer:
         self.save(progress)
 
 
-def optimiser_for(
-    groups: Sequence[ParamGroup], weight_decay: float, eps: float, saved: Mapping[str, Tensor]
-) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices only; slots restored from ``saved``."""
-    described = [
-        {
-            "params": [p for p in group.parameters.values() if (p.dim() > 1) is matrices],
-            "lr": group.lr,
-            "full_lr": group.lr,
-            "weight_decay": weight_decay if matrices else 0.0,
-        }
-        for group in groups
-        for matrices in (True, False)
-    ]
-    described = [group for group in described if group["params"]] or [
-        {"params": [torch.zeros(0)], "full_lr": 0.0}
-    ]
-    by_name = {name: p for group in groups for name, p in group.parameters.items()}
-    on_cpu = all(p.device.type == "cpu" for p in by_name.values())
-    optimiser = torch.optim.AdamW(described, eps=eps, fused=on_cpu)  # many small tensors
-    for key, value in saved.items():
-        name, _, slot = key.rpartition("/")
-        device = "cpu" if slot == "step" else by_name[name].device  # as AdamW keeps them
-        optimiser.state[by_name[name]][slot] = value.to(device)
-    return optimiser
-
-
 def _train_alone(parameters: Mapping[str, nn.Parameter], modules: Mapping[str, nn.Module]) -> None:
     """Of a method's own modules, a phase trains what it declares. (Adapters are live or frozen.)"""
     for module in modules.values():
         module.requires_grad_(False)
     for p in parameters.values():
         p.requires_grad_(True)
-
-
-def _set_lr(optimiser: torch.optim.Optimizer, share: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = group["full_lr"] * share
 
 
 def _has_gradient(parameters: Mapping[str, nn.Parameter]) -> bool:

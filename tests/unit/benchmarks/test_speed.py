@@ -75,6 +75,17 @@ def test_growth_compares_a_small_state_with_a_large_one() -> None:
     assert set(document["compared"]["answer to one text"]["seconds"]) == {"one", "many"}
 
 
+@pytest.mark.parametrize("backbone", ["tiny-t5", "tiny-llama"])
+def test_decoding_writes_the_same_tokens_with_adapters_and_without(backbone: str) -> None:
+    document = document_of("decoding", "--backbone", backbone, "--batch", "9", "--tokens", "5")
+    check_document(document)
+    assert [c["case"] for c in document["cases"]] == ["one adapter", "8 adapters in a batch"]
+    for case, figure in zip(document["cases"], document["figures"], strict=True):
+        assert (case["prompts"], case["new_tokens"]) == (9, 5)
+        assert figure["goal"] == 1.3
+        assert figure["value"] == pytest.approx(case["quotient"]["median"], abs=1e-3)
+
+
 def test_both_states_get_the_same_tokens_half_of_them_of_old_tasks(tmp_path: Path) -> None:
     working_state = import_module("working_state")
     tasks = working_state.EqualTasks(4, 1, 1)

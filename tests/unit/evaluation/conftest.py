@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conpet.registry import METRICS
+from conpet.training.history import save_task
+from conpet.types import Example, Task
+
 # method: own task right, true task routed to, score kept per later task, has routing
 SHAPES = {
     "conpet-dynamic": (0.93, 0.86, 1.0, True),
@@ -120,6 +124,87 @@ def _outcomes(
     return lines
 
 
+SENTENCE = "the river rises slowly behind old stone houses while children count passing boats"
+WORDS = SENTENCE.split()
+
+
+def write_free_run(
+    folder: Path,
+    method: str = "conpet-dynamic",
+    *,
+    seed: int = 1,
+    tasks: Sequence[str] = ("task639 dialogue", "task1572 summary", "task073 questions"),
+    n_test: int = 12,
+    metric: str = "rouge-l",
+    ahead: bool = True,
+    by_input: bool = True,
+    history: bool = True,
+    answers: Sequence[str] = (),
+) -> Path:
+    """A finished run of a stream with free answers.
+
+    Args:
+        ahead: tasks were tested before they were learned, too.
+        by_input: the routing without the instruction is recorded.
+        history: the examples lie in the folder.
+        answers: given to the first test examples of each task, whatever is right.
+    """
+    write_run(folder, method, seed=seed, tasks=tasks, n_test=n_test, stream="superni")
+    rng, worth = np.random.default_rng(seed), METRICS.load(metric)
+    parts = [_free_examples(name, j, n_test) for j, name in enumerate(tasks)]
+    rows = []
+    for stage in range(len(tasks)):
+        lines = []
+        for j in range(len(tasks) if ahead else stage + 1):
+            for i, example in enumerate(parts[j]):
+                keeps = 0.3 if j > stage else 0.9 - 0.2 * (stage - j)
+                texts = [_garbled(example.answers[0], keeps, rng), example.answers[0]]
+                texts[0] = answers[i] if i < len(answers) else texts[0]
+                values = [worth(text, example.answers) for text in texts]
+                known = j <= stage
+                lines.append(
+                    {
+                        "id": example.id,
+                        "task": tasks[j],
+                        "label": texts[0],
+                        "score": 0.5,
+                        "routed": [tasks[j] if i % 4 or not known else tasks[0]],
+                        "oracle": texts[1] if known else None,
+                        "answers": example.answers,
+                        "value": round(values[0], 6),
+                        "oracle_value": round(values[1], 6) if known else None,
+                        "routed_by_input": [tasks[i % 2]] if by_input and known else None,
+                    }
+                )
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (folder / "predictions" / f"{stage + 1:02d}.jsonl").write_text(text, encoding="utf-8")
+        by_task = [[x["value"] for x in lines if x["task"] == name] for name in tasks]
+        rows.append([100 * sum(v) / len(v) for v in by_task if v])
+    _write(folder / "matrix.json", {"tasks": list(tasks), "values": rows})
+    facts = {"name": "superni", "kind": "instruction", "metric": metric}
+    _write(folder / "stream.json", facts | {"template": "{instruction}\n{input}\n"})
+    for j, name in enumerate(tasks) if history else ():
+        save_task(folder / "history" / f"{j + 1:02d}.jsonl.gz", Task(name, (), (), (), parts[j]))
+    return folder
+
+
+def _free_examples(task: str, j: int, n: int) -> tuple[Example, ...]:
+    rng = np.random.default_rng(j)
+    return tuple(
+        Example(
+            f"test-{j}-{i}",
+            f"input {i} of {task}: " + " ".join(rng.choice(WORDS, 60)),
+            instruction=f"Do what {task} asks.",
+            answers=tuple(" ".join(rng.choice(WORDS, 5)) for _ in range(1 + i % 2)),
+        )
+        for i in range(n)
+    )
+
+
+def _garbled(text: str, keeps: float, rng: np.random.Generator) -> str:
+    return " ".join(word if rng.random() < keeps else "uh" for word in text.split())
+
+
 def _cost(method: str, i: int, n: int, rng: np.random.Generator) -> dict[str, Any]:
     if method == "joint" and i < n - 1:
         return {}
@@ -148,5 +233,15 @@ def run_folder(tmp_path: Path) -> Any:
 
     def make(name: str, method: str = "conpet-dynamic", **options: Any) -> Path:
         return write_run(tmp_path / name, method, **options)
+
+    return make
+
+
+@pytest.fixture
+def free_folder(tmp_path: Path) -> Any:
+    """The same with ``write_free_run``."""
+
+    def make(name: str, method: str = "conpet-dynamic", **options: Any) -> Path:
+        return write_free_run(tmp_path / name, method, **options)
 
     return make

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from conpet.errors import CheckpointError
-from conpet.evaluation.collect import collect
+from conpet.evaluation.collect import collect, read_outcomes
 from conpet.evaluation.scoring import accuracy
+from conpet.runtime import RunFolder
 
 Make = Callable[..., Path]
 
@@ -77,6 +78,38 @@ def test_a_line_separator_inside_a_label_ends_no_line(run_folder: Make) -> None:
     line = json.loads(first) | {"label": "two\u2028lines"}
     path.write_text(json.dumps(line, ensure_ascii=False) + "\n" + rest, encoding="utf-8")
     assert collect(folder).outcomes[0].label == "two\u2028lines"
+
+
+def test_free_answers_have_no_true_label(free_folder: Make) -> None:
+    folder = free_folder("a")
+    record = collect(folder)
+    assert record.free and record.metric == "rouge-l"
+    first = record.outcomes[0]
+    assert first.truth is None and first.right == first.answers
+    assert first.routed_by_input == ("task639 dialogue",)
+    of_task = [o.value for o in record.outcomes if o.task == "task1572 summary"]
+    assert 100 * np.mean(of_task) == pytest.approx(record.matrix.values[-1, 1])
+    ahead = read_outcomes(RunFolder(folder), 1, ["task1572 summary"])
+    assert len(ahead) == 12 and {o.oracle_value for o in ahead} == {None}
+
+
+def test_labels_are_measured_by_accuracy_where_nothing_else_is_said(run_folder: Make) -> None:
+    record = collect(run_folder("a"))
+    assert (record.metric, record.template, record.precision, record.free) == (
+        "accuracy",
+        "",
+        None,
+        False,
+    )
+
+
+def test_a_value_out_of_range_is_named(free_folder: Make) -> None:
+    folder = free_folder("a")
+    path = folder / "predictions" / "03.jsonl"
+    first, rest = path.read_text().split("\n", 1)
+    path.write_text(json.dumps(json.loads(first) | {"value": 57.0}) + "\n" + rest)
+    with pytest.raises(CheckpointError, match="line 1: value: Input should be less than or equal"):
+        collect(folder)
 
 
 @pytest.mark.parametrize(

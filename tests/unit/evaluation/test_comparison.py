@@ -16,6 +16,7 @@ from conpet.evaluation.comparison import (
     single_task_scores,
     stage_rows,
 )
+from conpet.evaluation.scoring import standard_error
 
 Make = Callable[..., Path]
 
@@ -105,6 +106,25 @@ def test_forward_transfer_is_against_the_per_task_run_of_the_same_seed(run_folde
     assert row["forward_transfer"] == pytest.approx(
         np.mean(np.diag(run.matrix.values) - np.diag(single.matrix.values))
     )
+
+
+def test_another_training_budget_is_no_reference(run_folder: Make) -> None:
+    folders = [run_folder("a"), run_folder("s", "per-task")]
+    for folder, epochs in zip(folders, (6, 12), strict=True):
+        state = json.loads((folder / "state.json").read_text())
+        state["settings"]["train"] = {"epochs": epochs}
+        (folder / "state.json").write_text(json.dumps(state))
+    run, single = (collect(folder) for folder in folders)
+    assert single_task_scores(run, [run, single]) is None
+
+
+def test_the_standard_error_of_graded_answers_is_that_of_their_values(free_folder: Make) -> None:
+    record = collect(free_folder("a"))
+    values = np.array([o.value for o in record.outcomes])
+    found = run_metrics(record)["whole_accuracy_standard_error"]
+    assert found == pytest.approx(100 * values.std(ddof=1) / np.sqrt(len(values)))
+    by_accuracy = standard_error(100 * values.mean(), len(values))
+    assert found < by_accuracy, "values between 0 and 1 spread less"
 
 
 def test_stage_rows_follow_the_matrix(run_folder: Make) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conpet.errors import DataError
@@ -20,8 +20,10 @@ from conpet.evaluation.continual import (
     learning_accuracy,
     routing_confusion,
     selector_accuracy,
+    selector_accuracy_by_input,
     split_errors,
     whole_accuracy,
+    zero_shot,
 )
 from conpet.types import AccuracyMatrix
 
@@ -30,6 +32,8 @@ TOY = AccuracyMatrix.from_rows("abc", [[80], [60, 70], [50, 65, 90]])
 JOINT = AccuracyMatrix.from_rows("abc", [[None], [None, None], [50, 65, 90]])
 ONE = AccuracyMatrix.from_rows("a", [[80]])
 
+# A busy machine is no defect.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 scores = st.floats(0, 100)
 
 
@@ -93,8 +97,17 @@ def test_one_task() -> None:
 
 def test_forward_transfer_needs_single_task_scores() -> None:
     assert math.isnan(forward_transfer(TOY, None))
+    assert math.isnan(forward_transfer(TOY, [78, None, 88])), "never from what happens to be there"
     with pytest.raises(DataError, match="2 single-task scores were given for 3 tasks"):
         forward_transfer(TOY, [1, 2])
+
+
+def test_zero_shot_is_each_task_just_before_it_is_learned() -> None:
+    ahead = AccuracyMatrix.from_rows("abc", [[80, 30, 10], [60, 70, 20], [50, 65, 90]])
+    assert zero_shot(ahead) == (30 + 20) / 2
+    assert math.isnan(zero_shot(TOY)) and math.isnan(zero_shot(ONE))
+    gap = AccuracyMatrix.from_rows("abc", [[80, 30, 10], [60, 70, None], [50, 65, 90]])
+    assert math.isnan(zero_shot(gap))
 
 
 def test_bad_counts_are_refused() -> None:
@@ -108,6 +121,7 @@ def test_bad_counts_are_refused() -> None:
         average_accuracy([])
 
 
+@BUSY
 @given(matrices())
 def test_relations_between_metrics(matrix: AccuracyMatrix) -> None:
     n = len(matrix.tasks)
@@ -120,6 +134,7 @@ def test_relations_between_metrics(matrix: AccuracyMatrix) -> None:
     assert forward_transfer(matrix, list(np.diag(matrix.values))) == 0.0
 
 
+@BUSY
 @given(st.lists(st.tuples(scores, st.integers(1, 50)), min_size=1, max_size=8), st.randoms())
 def test_whole_accuracy_lies_between_and_ignores_order(pairs: list, random: object) -> None:
     row, counts = zip(*pairs, strict=True)
@@ -208,6 +223,68 @@ def test_nothing_to_judge_is_refused() -> None:
         selector_accuracy([])
 
 
+# Graded answers -----------------------------------------------------------------------------------
+
+
+def graded(
+    value: float, oracle: float | None, routed: tuple[str, ...] = ("a",), task: str = "a"
+) -> Outcome:
+    known = None if oracle is None else "other words"
+    return Outcome("id", task, None, "words", 0.5, routed, known, ("right words",), value, oracle)
+
+
+def test_what_a_line_does_not_say_follows_from_equality() -> None:
+    assert (RIGHT.value, RIGHT.oracle_value) == (1.0, 1.0)
+    assert (MISROUTED.value, MISROUTED.oracle_value) == (0.0, 1.0)
+    assert replace(MISROUTED, oracle=None).oracle_value is None
+    free = Outcome("id", "a", None, "yes", 0.5, ("a",), "no", ("Yes", "yes"))
+    assert (free.value, free.oracle_value, free.right) == (1.0, 0.0, ("Yes", "yes"))
+
+
+def test_graded_split_by_hand() -> None:
+    some = [
+        graded(0.25, 1.0, ("b",)),  # 0.75 lost by routing
+        graded(0.5, 0.75, ("b", "a")),  # 0.25 by competition, 0.25 within
+        graded(0.5, 0.25),  # 0.25 rescued, 0.5 within
+        graded(0.75, 0.75, ()),  # 0.25 within
+    ]
+    split = split_errors(some)
+    assert split.accuracy == 50.0
+    assert (split.routing, split.competition, split.within_task) == (18.75, 6.25, 25.0)
+    assert split.rescued == 6.25
+    assert split.oracle == 68.75  # the mean of o
+    assert math.isnan(split_errors([*some, graded(0.5, None)]).oracle)
+
+
+shares = st.floats(0, 1)
+routes = st.lists(st.sampled_from("ab"), max_size=2, unique=True).map(tuple)
+
+
+@BUSY
+@given(st.lists(st.builds(graded, shares, shares, routes), min_size=1, max_size=30), st.randoms())
+def test_graded_parts_add_up_whatever_the_order(some: list[Outcome], random: object) -> None:
+    split = split_errors(some)
+    total = split.accuracy + split.routing + split.competition + split.within_task
+    assert total == pytest.approx(100.0)
+    assert split.oracle == pytest.approx(100.0 * np.mean([o.oracle_value for o in some]))
+    random.shuffle(some)
+    assert split_errors(some) == split
+
+
+def test_routing_by_the_input_alone() -> None:
+    some = [
+        replace(graded(1.0, 1.0), routed_by_input=("b", "a")),
+        replace(graded(1.0, 1.0), routed_by_input=("a",)),
+        replace(graded(1.0, 1.0, ("b",), "b"), routed_by_input=("b",)),
+    ]
+    assert selector_accuracy(some) == 100.0
+    assert selector_accuracy_by_input(some) == pytest.approx(200 / 3)
+    assert selector_accuracy_by_input(some, "macro") == 75.0
+    assert math.isnan(selector_accuracy_by_input([RIGHT, MISROUTED]))
+
+
+# Properties of labels -----------------------------------------------------------------------------
+
 tasks = st.sampled_from("abc")
 labels = st.builds(lambda t, i: f"{t}{i}", tasks, st.integers(1, 3))
 outcomes = st.lists(
@@ -217,6 +294,7 @@ outcomes = st.lists(
 )
 
 
+@BUSY
 @given(outcomes, st.randoms())
 def test_parts_add_up_whatever_the_order(some: list[Outcome], random: object) -> None:
     split = split_errors(some)
@@ -232,6 +310,7 @@ def test_parts_add_up_whatever_the_order(some: list[Outcome], random: object) ->
     assert selector_accuracy(some, "macro") == pytest.approx(selector, nan_ok=True)
 
 
+@BUSY
 @given(outcomes)
 def test_confusion_diagonal_is_the_selector_accuracy(some: list[Outcome]) -> None:
     routed = [o for o in some if o.routed]

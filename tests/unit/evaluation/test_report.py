@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from conpet.errors import CheckpointError, DataError
-from conpet.evaluation.page import formula, number, size
+from conpet.evaluation.answers import LONGEST, SHOWN, samples, task_table
+from conpet.evaluation.collect import collect
+from conpet.evaluation.comparison import group_runs
+from conpet.evaluation.definitions import define, metric_title
+from conpet.evaluation.page import formula, number, plain, size
 from conpet.evaluation.report import report
 
 Make = Callable[..., Path]
@@ -158,6 +164,134 @@ def test_a_place_that_cannot_be_written(run_folder: Make, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"):
         report([run_folder("a")], tmp_path / "file" / "out")
+
+
+# Free answers -------------------------------------------------------------------------------------
+
+
+def test_free_answers(free_folder: Make, tmp_path: Path) -> None:
+    runs = [free_folder(f"a{s}", seed=s) for s in (1, 2)] + [free_folder("q", "sequential")]
+    files = report(runs, tmp_path / "out")
+    page = Page(files.html.read_text(encoding="utf-8"))
+    markdown = files.markdown.read_text(encoding="utf-8")
+
+    assert not page.open and not page.wrong
+    assert "nan" not in re.findall(r"\w+", page.text.lower())
+    for words in (
+        "ROUGE-L over steps",
+        "ROUGE-L matrices",
+        "whole ROUGE-L",
+        "Each task",
+        "exact match at the end",
+        "token F1 at the end",
+        "Answers before and after",
+        "selector accuracy, input alone",
+        "zero-shot transfer",
+    ):
+        assert words in page.text
+    for words in ("whole ROUGE-L", "### Each task", "### Answers before and after", "input alone"):
+        assert words in markdown
+    assert "labels learned" not in page.text and "whole accuracy" not in page.text
+    row = next(row for row in files.rows if row["method"] == "conpet-dynamic")
+    assert row["metric"] == "rouge-l"
+    assert f"{row['zero_shot']:.1f} ± {row['zero_shot_spread']:.1f}" in page.text
+    assert row["selector_accuracy"] > row["selector_accuracy_by_input"] > 0
+    parts = ("whole_accuracy", "routing", "competition", "within_task")
+    assert sum(row[name] for name in parts) == pytest.approx(100.0, abs=1e-4)
+
+
+def test_another_metric_is_called_by_its_name(free_folder: Make, tmp_path: Path) -> None:
+    files = report([free_folder("a", metric="exact-match")], tmp_path / "out")
+    page = Page(files.html.read_text(encoding="utf-8"))
+    for words in ("Exact match over steps", "whole exact match", "ROUGE-L at the end"):
+        assert words in page.text
+    assert "exact match at the end exact match at the end" not in page.text
+    assert [metric_title(m) for m in ("token-f1", "bleu-4")] == ["token F1", "bleu 4"]
+    assert define("selector_accuracy", "rouge-l").title == "selector accuracy"
+    assert define("whole_accuracy").title == "whole accuracy"
+
+
+def test_the_table_of_tasks_by_hand(free_folder: Make) -> None:
+    runs = [collect(free_folder(f"a{s}", seed=s)) for s in (1, 2)]
+    (group,) = group_runs(runs)
+    table = task_table(group)
+    assert table.others == ("exact-match", "token-f1")
+    first = runs[0].tasks[0].name
+    learned, last, exact, _ = table.rows[first]
+    assert learned == pytest.approx(sum(run.matrix.values[0, 0] for run in runs) / 2)
+    assert last == pytest.approx(sum(run.matrix.values[-1, 0] for run in runs) / 2)
+    hits = [o.label in o.answers for run in runs for o in run.outcomes if o.task == first]
+    assert exact == pytest.approx(100 * sum(hits) / len(hits))
+    assert table.average == pytest.approx(
+        [sum(column) / len(table.rows) for column in zip(*table.rows.values(), strict=True)]
+    )
+
+
+def test_samples_are_the_same_examples_in_every_run(free_folder: Make) -> None:
+    one, two = (collect(free_folder(n, m)) for n, m in (("a", "conpet-dynamic"), ("b", "lda")))
+    shown = [samples(run) for run in (one, two)]
+    assert len(shown[0]) == SHOWN * 3
+    assert [(s.task, s.input, s.right) for s in shown[0]] == [
+        (s.task, s.input, s.right) for s in shown[1]
+    ]
+    first = shown[0][0]
+    assert first.input.startswith("input ") and len(first.input) <= LONGEST
+    path = one.folder / "predictions" / "01.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    (line,) = [x for x in lines if "; or: ".join(x["answers"]) == first.right]
+    assert (first.before, first.before_value) == (line["label"], 100 * line["value"])
+
+
+def test_texts_cannot_break_the_page(free_folder: Make, tmp_path: Path) -> None:
+    wild = ["<script>x</script> | `a` *b* [c](d) $e$", "two\n\nlines | long " * 40, ""] * 4
+    folder = free_folder("a", answers=wild, tasks=("t|1", "<b>2</b>"))
+    files = report([folder], tmp_path / "out")
+    html, markdown = (p.read_text(encoding="utf-8") for p in (files.html, files.markdown))
+    page = Page(html)
+    assert not page.open and not page.wrong
+    assert "<script>" not in html and "<b>2" not in html
+    assert "<script>x</script> | `a`" in page.text and "(empty)" in page.text
+    rows = [line for line in markdown.splitlines() if line.startswith("| t\\|1 | input")]
+    assert len(rows) == SHOWN
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}, "five cells each"
+    assert not re.search(r"(?<!\\)<script", markdown)
+    assert plain("a|b & <i> \\") == "a\\|b \\& \\<i\\> \\\\"
+
+
+def test_without_history_ids_stand_for_inputs(free_folder: Make, tmp_path: Path) -> None:
+    folder = free_folder("a", history=False)
+    assert {s.input[:6] for s in samples(collect(folder))} == {"(test-"}
+    shutil.rmtree(folder / "predictions")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        report([folder], tmp_path / "out")
+
+
+def test_an_answer_that_was_not_asked_for_is_a_dash(free_folder: Make, tmp_path: Path) -> None:
+    """A method that learns all at once answers after the last task alone."""
+    folder = free_folder("j", "joint", ahead=False, by_input=False)
+    path = folder / "matrix.json"
+    matrix = json.loads(path.read_text())
+    matrix["values"][:2] = [[None], [None, None]]
+    path.write_text(json.dumps(matrix))
+    for stage in (1, 2):
+        (folder / "predictions" / f"{stage:02d}.jsonl").unlink()
+    shown = samples(collect(folder))
+    assert [s.before is None for s in shown] == [True] * 6 + [False] * 3
+    files = report([folder], tmp_path / "out")
+    assert "selector accuracy, input alone" not in files.html.read_text(encoding="utf-8")
+    assert files.rows[0]["zero_shot"] is None
+
+
+def test_free_answers_and_labels_in_one_report(
+    run_folder: Make, free_folder: Make, tmp_path: Path
+) -> None:
+    labels = run_folder("b", fingerprint="e" * 64)
+    files = report([free_folder("a"), labels], tmp_path / "out")
+    page = Page(files.html.read_text(encoding="utf-8"))
+    for words in ("Accuracy matrices", "ROUGE-L matrices", "whole accuracy", "whole ROUGE-L"):
+        assert words in page.text
+    assert page.text.count("Answers before and after") == 1
+    assert page.text.count("average accuracy (AP)") == 2, "a column and its definition"
 
 
 def test_how_numbers_are_written() -> None:

@@ -9,7 +9,7 @@ from conpet.types import Batch
 def batch(mask_position: list[int]) -> Batch:
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
     n = torch.arange(2)
-    return Batch(mask.clone(), mask, torch.tensor(mask_position), n, n, n)
+    return Batch(mask.clone(), mask, torch.tensor(mask_position), n, n, n, n[:, None][:, :0])
 
 
 HIDDEN = torch.arange(2 * 4 * 3, dtype=torch.float32).reshape(2, 4, 3)

@@ -16,7 +16,8 @@ from conpet.registry import STREAMS
 from conpet.streams import Stream, load_stream
 from conpet.streams.checks import SPLITS
 from conpet.streams.extraction import FORMATS, without_long_tails
-from conpet.streams.schema import Format
+from conpet.streams.instruction import READERS
+from conpet.streams.schema import TASK_FORMATS, Format
 from conpet.streams.splits import carve_overall
 from conpet.testing.licensed import write_licensed
 from conpet.types import Example
@@ -172,7 +173,8 @@ def test_a_card_of_ones_own_reads_another_version(tmp_path: Path) -> None:
 
 
 def test_formats_of_cards_are_those_that_are_read() -> None:
-    assert list(get_args(Format)) == ["table", *FORMATS]
+    assert list(get_args(Format)) == ["table", *FORMATS, *READERS]
+    assert list(READERS) == list(TASK_FORMATS)
 
 
 # What is left out, and what is refused

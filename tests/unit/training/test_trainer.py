@@ -269,6 +269,16 @@ def test_a_batch_without_gradient_takes_no_step() -> None:
     assert total(toy, state) == pytest.approx(adam([0.0]), abs=1e-6)
 
 
+@pytest.mark.parametrize(("most", "steps", "checks"), [(6, 6, 2), (8, 8, 2), (20, 8, 2)])
+def test_most_steps_cut_the_epochs_short_and_never_add_one(
+    most: int, steps: int, checks: int
+) -> None:
+    toy = Toy(spec(epochs=2, max_steps=most, select="best"), scores=(10.0, 20.0))
+    _, _, progress = run(toy)
+    assert progress.cost.steps == steps
+    assert toy.calls.count("validate") == checks
+
+
 def test_a_stop_in_the_last_of_given_steps_still_validates_its_epoch() -> None:
     """Six steps are one epoch of four and half of the next."""
     saved: list[Progress] = []

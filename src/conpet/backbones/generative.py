@@ -1,0 +1,216 @@
+"""Backbones with their language-model head: besides hidden states they give answers in free text.
+
+Shapes: B batch, S positions of the prompt, A of the answer, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from conpet.backbones.base import Backbone, Family
+from conpet.backbones.decoder import DecoderBackbone
+from conpet.backbones.encdec import EncoderDecoderBackbone
+from conpet.errors import ConfigError
+from conpet.types import NO_TOKEN
+
+_BERT_PAIR = Family(
+    ("query", "value"),
+    attention=r"(?:attention|crossattention)\.output\.dense",
+    mlp=r"\d+\.output\.dense",
+)
+
+
+class GenerativeBackbone(Backbone, ABC):
+    """A frozen language model that is trained on answers and writes them.
+
+    Raises:
+        ConfigError: on construction, where model and tokenizer cannot go together.
+    """
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__(name, model, tokenizer)
+        known = len(next(model.get_input_embeddings().parameters()))
+        if len(tokenizer) > known:
+            raise ConfigError(
+                f"backbone '{name}' has embeddings for {known} tokens, and its tokenizer makes "
+                f"{len(tokenizer)} different ones: they do not belong together. Take the tokenizer "
+                "that the model was trained with"
+            )
+
+    @abstractmethod
+    def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
+        """(B, A, V): the logits of each token of ``answer`` (B, A), given the prompt (B, S) and the
+        answer's tokens before it. ``NO_TOKEN`` stands behind an answer; what is there is not
+        defined."""
+
+    def write(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        *,
+        end_id: int,
+        max_new_tokens: int,
+        processors: Sequence[LogitsProcessor] = (),
+        repetition_penalty: float = 1.0,
+    ) -> Tensor:
+        """(B, <= max_new_tokens) the ids of answers, each the likeliest token at every step.
+
+        Behind an end token stands whatever fills the batch. ``processors`` see (and may change) the
+        scores (B, V) of each step.
+        """
+        pad = self.tokenizer.pad_token_id
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            repetition_penalty=repetition_penalty,
+            eos_token_id=end_id,
+            pad_token_id=end_id if pad is None else pad,
+            bos_token_id=self.tokenizer.bos_token_id,
+            decoder_start_token_id=self._start_id(),
+        )
+        return self._write(input_ids, attention_mask, config, LogitsProcessorList(processors))
+
+    @abstractmethod
+    def _write(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        config: GenerationConfig,
+        processors: LogitsProcessorList,
+    ) -> Tensor:
+        """The new ids alone."""
+
+    def _start_id(self) -> int | None:
+        """What a decoder beside an encoder begins with."""
+        return None
+
+
+class CausalLM(GenerativeBackbone):
+    """LLaMA, Qwen and their relatives, which go on where the prompt ends."""
+
+    kind = "decoder"
+    families = DecoderBackbone.families
+    auto_class = AutoModelForCausalLM
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states: Tensor = self.model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).last_hidden_state
+        return states
+
+    def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
+        ids, mask = on_the_left(input_ids, attention_mask)
+        given = answer.masked_fill(answer == NO_TOKEN, 0)
+        mask = torch.cat([mask, (answer != NO_TOKEN).long()], dim=1)
+        logits: Tensor = self.model(
+            input_ids=torch.cat([ids, given], dim=1),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0),
+            logits_to_keep=answer.shape[1] + 1,
+            use_cache=False,
+        ).logits
+        return logits[:, :-1]
+
+    def _write(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        config: GenerationConfig,
+        processors: LogitsProcessorList,
+    ) -> Tensor:
+        ids, mask = on_the_left(input_ids, attention_mask)
+        found = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=processors,
+        )
+        return found[:, ids.shape[1] :]
+
+
+class Seq2SeqLM(GenerativeBackbone):
+    """T5 and its relatives, and pairs of BERTs: an encoder reads the prompt, a decoder answers."""
+
+    kind = "encoder-decoder"
+    families: ClassVar[dict[str, Family]] = {
+        **EncoderDecoderBackbone.families,
+        "encoder-decoder": _BERT_PAIR,
+    }
+    auto_class = AutoModelForSeq2SeqLM
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        return self.model.get_encoder().config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states: Tensor = self.model.get_encoder()(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
+        return states
+
+    def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
+        start = answer.new_full((len(answer), 1), self._start_id())
+        given = torch.cat([start, answer[:, :-1]], dim=1)
+        logits: Tensor = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=given.masked_fill(given == NO_TOKEN, 0),
+            use_cache=False,
+        ).logits
+        return logits
+
+    def _write(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        config: GenerationConfig,
+        processors: LogitsProcessorList,
+    ) -> Tensor:
+        found: Tensor = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=config,
+            logits_processor=processors,
+        )
+        return found[:, 1:]  # behind the start token
+
+    def _start_id(self) -> int:
+        own = self.model.generation_config
+        ids = (
+            own.decoder_start_token_id if own is not None else None,
+            self.tokenizer.cls_token_id,
+            self.tokenizer.pad_token_id,
+        )
+        start = next((i for i in ids if i is not None), None)
+        if start is None:
+            raise ConfigError(
+                f"backbone '{self.name}' does not say with which token its decoder begins: neither "
+                "a decoder_start_token_id, nor a cls or pad token of its tokenizer; set one of "
+                "them in its files"
+            )
+        return start
+
+
+def on_the_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The same rows (B, S) with their padding before the tokens instead of behind them."""
+    order = attention_mask.argsort(dim=1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)

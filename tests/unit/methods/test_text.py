@@ -1,0 +1,166 @@
+"""Methods whose answers are free text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from conpet import fit
+from conpet.backbones.base import Backbone
+from conpet.errors import ConfigError
+from conpet.methods.base import Method, PhaseSpec, State
+from conpet.methods.conpet_dynamic import SELECTOR, ConpetDynamic, OwnAnswers
+from conpet.methods.joint import Joint
+from conpet.methods.per_task import PerTask
+from conpet.methods.replay import ExperienceReplay
+from conpet.methods.sequential import Sequential
+from conpet.methods.tune import SHARED, Tune
+from conpet.objectives.generate import mean_log_prob
+from conpet.registry import METHODS
+from conpet.replay.base import Replay
+from conpet.replay.dynamic import DynamicReplay
+from conpet.replay.memory import Budget, MemoryReplay
+from conpet.routing.base import single
+from conpet.testing import teach, tiny_llama, tiny_state, tiny_t5
+from conpet.testing.instruction import instruction_stream
+
+STREAM = instruction_stream(3, train=16)
+WRITERS = [name for name in METHODS if "text" in METHODS.load(name).answers]
+
+
+def state_for(
+    backbone: Backbone | None = None, replay: Replay | None = None, epochs: int = 2
+) -> State:
+    return tiny_state(
+        backbone=backbone or tiny_t5(generative=True),
+        replay=replay or DynamicReplay(5),
+        spec=PhaseSpec(epochs=epochs, batch_size=8, lr=5e-3),
+    )
+
+
+def log_prob(state: State, rows: np.ndarray, adapter: str) -> float:
+    """Of a token of the answers to rows, the mean."""
+    batch = state.batch(rows)
+    with torch.no_grad():
+        found = state.answer_log_probs(batch, single(adapter, len(batch), state.device))
+    return float(mean_log_prob(found, batch.answer_ids).mean())
+
+
+def test_these_methods_write() -> None:
+    wanted = {"sequential", "replay", "emr", "joint", "per-task", "conpet-dynamic"}
+    assert set(WRITERS) == wanted
+
+
+@pytest.mark.parametrize("make", [tiny_t5, tiny_llama], ids=["t5", "llama"])
+def test_tuning_makes_the_right_answers_likelier(make) -> None:  # type: ignore[no-untyped-def]
+    state = state_for(make(generative=True), epochs=15)
+    state.pool.add("fresh", seed=0, n_classes=0, role="task")
+    teach(state, PerTask(), STREAM.tasks[0])
+    task = state.history[0]
+    before, after = (log_prob(state, task.test, name) for name in ("fresh", task.name))
+    assert after > before + 0.5
+
+
+def test_no_head_is_made_but_that_of_the_selector() -> None:
+    state = state_for()
+    teach(state, ConpetDynamic(), *STREAM.tasks)
+    heads = {name for name in state.pool.names if state.pool.has_head(name)}
+    assert heads == {SELECTOR}
+    assert state.pool.head(SELECTOR).n_classes == 3
+
+
+def test_the_best_state_is_the_one_of_the_likeliest_validation_answers() -> None:
+    state = state_for()
+    state.history.append(state.store.add_task(STREAM.tasks[0], 0, 0))
+    (phase,) = Sequential().phases(state)
+    phase.begin(state)
+    task = state.history[0]
+    batch = state.batch(task.valid)
+    with torch.no_grad():
+        found = state.answer_log_probs(batch, single(SHARED, len(batch), state.device))
+    expected = 100 * float(mean_log_prob(found, batch.answer_ids).exp().mean())
+    assert phase.validate(state) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_adapter_of_conpet_learns_from_its_own_task_alone() -> None:
+    state = state_for()
+    teach(state, ConpetDynamic(), *STREAM.tasks[:2])
+    phase = ConpetDynamic().phases(state)[-1]
+    assert isinstance(phase, OwnAnswers)
+    rows = np.concatenate([step["task"].rows.numpy() for step in phase.batches(state, 0)])
+    assert sorted(rows) == sorted(state.task.train)
+    selector = ConpetDynamic().phases(state)[0]
+    tasks = torch.cat([step["task"].task for step in selector.batches(state, 0)])
+    assert set(tasks.tolist()) == {0, 1}
+
+
+def test_an_adapter_may_start_from_the_selector() -> None:
+    state = state_for()
+    teach(state, ConpetDynamic(), *STREAM.tasks[:2])
+    state.history.append(state.store.add_task(STREAM.tasks[2], 2, 0))
+    for start, same in (("selector", True), ("fresh", False)):
+        phase = OwnAnswers.of(state, start)
+        phase.begin(state)
+        ours, theirs = state.pool.tensors(state.task.name), state.pool.tensors(SELECTOR)
+        shared = [key for key in ours if key.endswith(".A")]
+        assert all(torch.equal(ours[key], theirs[key]) for key in shared) is same
+        state.pool.remove(state.task.name)
+
+
+def test_a_share_of_each_task_is_kept_and_comes_back() -> None:
+    replay = MemoryReplay(Budget(share=0.25), valid_share=0.0)
+    state = state_for(replay=replay)
+    teach(state, ExperienceReplay(), *STREAM.tasks)
+    assert {name: len(kept) for name, kept in replay.kept.items()} == dict.fromkeys(
+        state.task_names, 4
+    )
+    phase = ExperienceReplay().phases(state)[0]
+    seen = torch.cat([step["task"].task for step in phase.batches(state, 0)])
+    assert int((seen == 2).sum()) == 16 == int((seen < 2).sum())
+
+
+def test_a_total_budget_counts_a_task_as_one_class() -> None:
+    replay = MemoryReplay(Budget(total=6))
+    teach(state_for(replay=replay), ExperienceReplay(), *STREAM.tasks)
+    assert [len(kept) for kept in replay.kept.values()] == [2, 2, 2]
+
+
+def test_joint_waits_for_the_last_task() -> None:
+    state = state_for()
+    state.planned = 3
+    teach(state, Joint(), *STREAM.tasks)
+    phase = Joint().phases(state)[0]
+    assert isinstance(phase, Tune)
+    rows = np.concatenate([step["task"].rows.numpy() for step in phase.batches(state, 0)])
+    assert len(rows) == len(set(rows.tolist())) == 48
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - set(WRITERS)))
+def test_a_method_that_cannot_write_is_refused(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match="learns classes, and the answers of this stream are"):
+        fit(STREAM, out=tmp_path / "run", method=name, backbone="tiny-t5")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("conpet-dynamic", {"method__selector_target": "label"}, "have no labels; leave it out"),
+        ("emr", {"replay__features": "logits"}, "come from no head that gives them"),
+    ],
+)
+def test_options_about_labels_are_refused(tmp_path, method, options, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=message):
+        fit(STREAM, out=tmp_path / "run", method=method, backbone="tiny-t5", **options)
+
+
+def test_an_encoder_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match="cannot write answers, and this stream asks for"):
+        fit(STREAM, out=tmp_path / "run", method="sequential", backbone="tiny-bert")
+
+
+def test_the_declaration_is_what_refuses() -> None:
+    for name in METHODS:
+        method: Method = METHODS.load(name)()
+        assert (name in WRITERS) == ("text" in method.answers)

@@ -48,7 +48,7 @@ def learn_stream(run: OpenRun, stream: Stream, observer: Observer | None = None)
         log_with=list(config.trackers) or None,
         project_dir=str(run.folder.trackers),
     )
-    run.state.replay.check(len(stream.labels))
+    run.state.replay.check(sum(max(1, len(task.labels)) for task in stream.tasks))
     run.encode(stream.tasks[done:])
     run.state.planned = len(stream.tasks)
     watch = Observers.of_run(run.folder, accelerator, config.trackers, observer)
@@ -107,7 +107,8 @@ def _evaluate(run: OpenRun, stream: Stream, index: int) -> list[float | None]:
     for later in range(index + 1, upto):  # measured before they are learned
         tasks.append(run.encode_later(stream.tasks[later], later))
     answers = evaluate(run.state, run.method, tasks, run.memo)
-    run.memo.save({run.state.cache_key(name) for name in run.state.pool.names})
+    if stream.free:
+        run.memo.save({run.state.cache_key(name) for name in run.state.pool.names})
     lines: list[str] = []
     row: list[float | None] = []
     for task in stream.tasks[:upto]:
@@ -120,22 +121,29 @@ def _evaluate(run: OpenRun, stream: Stream, index: int) -> list[float | None]:
 
 def _lines(stream: Stream, task: Task, answers: Sequence[Answer]) -> Iterator[str]:
     """What was answered to the tests of a task, as JSON."""
-    worth = values(stream.metric, answers, task.test)
-    ideal = [None if a.oracle is None else a.oracle for a in answers]
-    known = text_values(stream.metric, [text or "" for text in ideal], task.test)
-    for example, a, value, best in zip(task.test, answers, worth, known, strict=True):
+    if stream.free:
+        beyond = _graded(stream, task, answers)
+    else:
+        beyond = [{"truth": example.label} for example in task.test]
+    for example, a, more in zip(task.test, answers, beyond, strict=True):
         facts: dict[str, Any] = {"id": example.id, "task": task.name}
         facts |= {"label": a.label, "score": a.score, "routed": a.routed, "oracle": a.oracle}
-        if stream.free:
-            facts |= {
-                "answers": example.answers,
-                "value": round(float(value), 6),
-                "oracle_value": None if a.oracle is None else round(float(best), 6),
-                "routed_by_input": a.routed_by_input,
-            }
-        else:
-            facts["truth"] = example.label
-        yield json.dumps(facts, ensure_ascii=False)
+        yield json.dumps(facts | more, ensure_ascii=False)
+
+
+def _graded(stream: Stream, task: Task, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """What the lines of free answers say besides: right answers, and what was given is worth."""
+    worth = values(stream.metric, answers, task.test)
+    known = text_values(stream.metric, [a.oracle or "" for a in answers], task.test)
+    return [
+        {
+            "answers": example.answers,
+            "value": round(float(value), 6),
+            "oracle_value": None if a.oracle is None else round(float(best), 6),
+            "routed_by_input": a.routed_by_input,
+        }
+        for example, a, value, best in zip(task.test, answers, worth, known, strict=True)
+    ]
 
 
 def _record(run: OpenRun, task: Task, fingerprint: str, cost: Cost) -> dict[str, Any]:

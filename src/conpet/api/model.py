@@ -122,6 +122,12 @@ class ContinualModel:
             self._refresh()
             facts = read_json(self.folder.stream)
             stream = self._as_stream(source, facts, data)
+            if stream.kind != facts["kind"]:
+                raise DataError(
+                    f"'{stream.name}' holds examples of kind '{stream.kind}', and the run learned "
+                    f"'{facts['kind']}'; give examples of the same kind: labels with as many "
+                    "entity spans, or instructions with answers"
+                )
             learned = {task["name"]: task["fingerprint"] for task in self.store.tasks}
             missing = [name for name in facts["fingerprints"] if name not in learned]
             if missing and not stream.extends(facts["fingerprints"]):
@@ -197,11 +203,6 @@ class ContinualModel:
         known = {label for task in self.store.tasks for label in task["labels"]}
         if c.groups is not None and known & set(stream.labels):  # the run's stream, grown longer
             stream = load_stream(str(source), **settings, groups=c.groups)
-        if stream.kind != kind:
-            raise DataError(
-                f"'{source}' holds examples of kind '{stream.kind}', and the run learned '{kind}'; "
-                "give examples with the same kind of entity spans"
-            )
         names = [task.name for task in stream.tasks]
         if set(self.tasks) <= set(names):  # learned tasks first, in the order of the run
             order = [*self.tasks, *(name for name in names if name not in self.tasks)]

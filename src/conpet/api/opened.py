@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 
 from conpet.adapters.pool import Pool
+from conpet.backbones.base import Backbone
 from conpet.backbones.loading import load_backbone
 from conpet.config import RunConfig
 from conpet.encoding.encode import EncodedTask, Encoder, TokenStore
+from conpet.errors import ConfigError
 from conpet.evaluation.memo import AnswerMemo
 from conpet.methods.base import Method, PhaseSpec, State
 from conpet.objectives.classify import ReadOut
@@ -25,6 +27,8 @@ from conpet.runtime import RunFolder, read_json, resolve_device, set_threads
 from conpet.training.history import load_task
 from conpet.training.store import RunStore
 from conpet.types import Task
+
+SHORTEST_PROMPT = 16
 
 
 @dataclass
@@ -119,11 +123,10 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         layers=c.layers,
         generative=bool(template),
     )
-    most = g.max_prompt_length if template else c.max_length
     encode = partial(
         Encoder,
         backbone.tokenizer,
-        max_length=min(most, backbone.max_length),
+        max_length=_longest(config, backbone, text=bool(template)),
         backbone_kind=backbone.kind,
         template=template,
         max_answer_length=g.max_new_tokens,
@@ -144,7 +147,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         backbone=backbone,
         pool=pool,
         store=TokenStore(encode(prompt=c.prompt), tokens),
-        inputs=TokenStore(encode(prompt="plain"), tokens) if template else None,
+        inputs=TokenStore(encode(prompt="plain"), tokens) if "{instruction}" in template else None,
         replay=_replay(config),
         logits=LogitCache(folder.logits if with_data else None),
         spec=PhaseSpec(
@@ -174,6 +177,21 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
             seed=config.seed,
         ),
     )
+
+
+def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
+    """Tokens of an input; a decoder needs places for its answer behind the prompt."""
+    if not text:
+        return min(config.backbone.max_length, backbone.max_length)
+    behind = config.generation.max_new_tokens if backbone.kind == "decoder" else 0
+    room = backbone.max_length - behind
+    if room < SHORTEST_PROMPT:
+        raise ConfigError(
+            f"generation.max_new_tokens is {behind}, which leaves {room} of the "
+            f"{backbone.max_length} tokens of backbone '{backbone.name}' for a prompt; lower it to "
+            f"{backbone.max_length - SHORTEST_PROMPT} or less"
+        )
+    return min(config.generation.max_prompt_length, room)
 
 
 def _read_out(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:

@@ -346,6 +346,11 @@ class RunConfig(Section):
         if not text:
             return
         self.build_method().check_text()
+        if self.backbone.prompt != "auto":
+            raise ConfigError(
+                f"backbone.prompt is '{self.backbone.prompt}', and prompts of instruction tasks "
+                "are made by their stream's template; leave it out (auto)"
+            )
         if self.replay_kind == "memory" and self.replay.features == "logits":
             raise ConfigError(
                 "replay.features is 'logits', and answers in free text come from no head that "

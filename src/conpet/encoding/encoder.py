@@ -72,6 +72,7 @@ class Encoder:
         self.pad_id: int = next((i for i in ids if i is not None), 0)
         self.end_id = end_of_answer(tokenizer)
         self._layout = choose_prompt(prompt, backbone_kind, template)
+        self._instructed = bool(template)
         self._markers = find_markers(tokenizer)
         unknown = {tokenizer.unk_token_id}
         self._reserved = {*self._markers.reserved(), *tokenizer.all_special_ids} - unknown
@@ -173,11 +174,12 @@ class Encoder:
 
     def _no_room(self, example: Example, needed: int, around: int) -> DataError:
         room = self.max_length - around
-        if example.instruction:
+        if self._instructed:
             return DataError(
                 f"example '{example.id}': its instruction and the answer cue take {around} tokens, "
-                f"and max_length is {self.max_length}, which leaves no room for its input: raise "
-                "backbone.max_length as far as the model allows, or shorten the instruction"
+                f"and a prompt has {self.max_length}, which leaves no room for its input: raise "
+                "generation.max_prompt_length as far as the model allows, or shorten the "
+                "instruction"
             )
         return DataError(
             f"example '{example.id}': its entities with their markers take {needed} tokens, and "

@@ -89,7 +89,7 @@ def instructed(template: str) -> Prompt:
 
     def prompt(example: Example) -> Layout:
         head = before.replace("{instruction}", example.instruction.strip()).lstrip()
-        text = " ".join(_words(example.text, 0, len(example.text)))
+        text = example.text.strip()
         bare = head.rstrip(" ")
         sentence = f" {text}" if bare != head else text  # the space belongs to the word behind it
         return Layout((sentence,), (cue,), (bare,) if bare else ())

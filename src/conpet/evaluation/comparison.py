@@ -23,7 +23,7 @@ from conpet.evaluation.single_task import cached_scores
 Row = dict[str, Any]
 NAN = float("nan")
 SINGLE_TASK_METHOD = "per-task"
-SHARED = ("backbone", "adapter", "train")  # settings of a run and its single-task scores
+SHARED = ("backbone", "adapter", "train", "generation")  # of a run and its single-task scores
 MOST_TOLD = 4  # settings in a label
 
 COSTS = {
@@ -123,6 +123,7 @@ def single_task_scores(
             and other.stream_fingerprint == record.stream_fingerprint
             and (other.backbone, other.seed) == (record.backbone, record.seed)
             and all(other.settings.get(key) == record.settings.get(key) for key in SHARED)
+            and other.precision == record.precision
             and len(other.tasks) >= len(record.tasks)
         ):
             return [float(s) for s in np.diag(other.matrix.values)[: len(record.tasks)]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -110,9 +111,8 @@ def _write(state: State, batch: Batch, routing: Routing, memo: AnswerMemo) -> li
 
 def _write_mixed(state: State, batch: Batch, routing: Routing, memo: AnswerMemo) -> list[Text]:
     """The answers that are known, and the rest as one batch."""
-    rows = batch.rows.tolist()
-    ways = _ways(state, routing)
-    texts = [memo.get(way, row) for way, row in zip(ways, rows, strict=True)]
+    ways, prompts = _ways(state, routing), _digests(batch)
+    texts = [memo.get(way, prompt) for way, prompt in zip(ways, prompts, strict=True)]
     todo = [i for i, text in enumerate(texts) if text is None]
     if todo:
         at = torch.tensor(todo, device=state.device)
@@ -121,8 +121,15 @@ def _write_mixed(state: State, batch: Batch, routing: Routing, memo: AnswerMemo)
         scores = written.log_prob.exp().tolist()
         for i, ids, score in zip(todo, written.ids, scores, strict=True):
             texts[i] = text = (state.store.encoder.decode(ids), score)
-            memo.put(ways[i], rows[i], text)
+            memo.put(ways[i], prompts[i], text)
     return [text for text in texts if text is not None]
+
+
+def _digests(batch: Batch) -> list[str]:
+    """Of each prompt's tokens, without the padding."""
+    lengths = batch.attention_mask.sum(dim=1).tolist()
+    rows = zip(batch.input_ids.cpu().numpy(), lengths, strict=True)
+    return [sha256(ids[:n].tobytes()).hexdigest()[:32] for ids, n in rows]
 
 
 def _ways(state: State, routing: Routing) -> list[Way]:
@@ -152,7 +159,9 @@ def _written_oracle(
     known = method.oracle(state, batch)
     if known.names != routing.names:
         return [text for text, _ in _write(state, batch.without_answers(), known, memo)]
-    same = ((known.weights != 0) == (routing.weights != 0)).all(dim=1)
+    pairs = known.combine == routing.combine == "expand"  # then weights only rank the answers
+    ours, theirs = routing.weights, known.weights
+    same = (((ours != 0) == (theirs != 0)) if pairs else (ours == theirs)).all(dim=1)
     out = [text for text, _ in texts]
     other = (~same).nonzero()[:, 0]
     if len(other):

@@ -37,7 +37,7 @@ class Way:
 
 
 class AnswerMemo:
-    """Answers by example and way of answering.
+    """Answers by prompt (a digest of its tokens) and way of answering.
 
     Args:
         path: its file; None to keep nothing beyond this object's life.
@@ -46,20 +46,20 @@ class AnswerMemo:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self._adapters: dict[str, list[str]] = {}  # key of a way -> its adapters
-        self._texts: dict[str, dict[str, Text]] = {}  # key of a way -> row -> answer
+        self._texts: dict[str, dict[str, Text]] = {}  # key of a way -> prompt -> answer
         if path is not None and path.exists():
             for key, kept in read_json(path).items():
                 self._adapters[key] = kept["adapters"]
-                self._texts[key] = {row: (text, p) for row, (text, p) in kept["answers"].items()}
+                texts = kept["answers"].items()
+                self._texts[key] = {prompt: (text, p) for prompt, (text, p) in texts}
 
-    def get(self, way: Way, row: int) -> Text | None:
-        """None where it is not known; a row of -1 is an example without a name."""
-        return self._texts.get(way.key, {}).get(str(row))
+    def get(self, way: Way, prompt: str) -> Text | None:
+        """None where it is not known."""
+        return self._texts.get(way.key, {}).get(prompt)
 
-    def put(self, way: Way, row: int, text: Text) -> None:
-        if row >= 0:
-            self._adapters[way.key] = list(way.adapters)
-            self._texts.setdefault(way.key, {})[str(row)] = text
+    def put(self, way: Way, prompt: str, text: Text) -> None:
+        self._adapters[way.key] = list(way.adapters)
+        self._texts.setdefault(way.key, {})[prompt] = text
 
     def save(self, adapters: Collection[str]) -> None:
         """Write down what rests on ``adapters`` (cache keys) alone, and forget the rest."""

@@ -166,7 +166,8 @@ class State:
         start = 0
         while start < len(order):
             longest = int(self.store.lengths[rows[order[start]]])
-            size = max(1, self.token_budget // longest)
+            answer = self.decoding.max_new_tokens if self.writes else 0
+            size = max(1, self.token_budget // (longest + answer))
             yield self.batch(rows[order[start : start + size]])
             start += size
 

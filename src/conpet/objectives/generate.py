@@ -76,7 +76,8 @@ class Pick(LogitsProcessor):
 
     To sample is to take the likeliest after Gumbel noise was added to the (warped) scores. The
     noise of a prompt comes from a generator of its own, so that neither the size nor the rest of a
-    batch changes what it is answered. The log-probability is the model's, before any warping.
+    batch changes what it is answered. The log-probability is the model's before any warping, but
+    behind a repetition penalty.
 
     Args:
         seeds: (B,) of the prompts; None to sample nothing.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from conpet.backbones.generative import GenerativeBackbone
+from conpet.encoding.encode import TokenStore
 from conpet.evaluation.evaluator import answer, evaluate
 from conpet.evaluation.memo import AnswerMemo, Way
 from conpet.methods.base import Method, PhaseSpec, State
@@ -53,20 +55,19 @@ def keys(state: State) -> set[str]:
 
 def test_an_answer_is_known_by_way_and_row(tmp_path: Path) -> None:
     memo = AnswerMemo(tmp_path / "answers.json")
-    memo.put(WAY, 3, ("yes", 0.5))
-    memo.put(WAY, -1, ("no", 0.5))
-    assert memo.get(WAY, 3) == ("yes", 0.5)
-    assert memo.get(WAY, 4) is None and memo.get(WAY, -1) is None
+    memo.put(WAY, "p3", ("yes", 0.5))
+    assert memo.get(WAY, "p3") == ("yes", 0.5)
+    assert memo.get(WAY, "p4") is None
     for other in (
         Way(("a-2",), (1.0,), {"seed": 1}),
         Way(("a-1",), (0.5,), {"seed": 1}),
         Way(("a-1",), (1.0,), {"seed": 2}),
     ):
-        assert memo.get(other, 3) is None
+        assert memo.get(other, "p3") is None
     memo.save({"a-1", "b-1"})
-    assert AnswerMemo(tmp_path / "answers.json").get(WAY, 3) == ("yes", 0.5)
+    assert AnswerMemo(tmp_path / "answers.json").get(WAY, "p3") == ("yes", 0.5)
     memo.save({"b-1"})
-    assert AnswerMemo(tmp_path / "answers.json").get(WAY, 3) is None
+    assert AnswerMemo(tmp_path / "answers.json").get(WAY, "p3") is None
 
 
 def test_a_second_evaluation_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +78,21 @@ def test_a_second_evaluation_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     assert count.n == sum(len(task.test) for task in STREAM.tasks[:2])
     assert evaluate(state, method, state.history, memo) == first
     assert count.n == 12
+
+
+def test_an_answer_belongs_to_its_prompt_not_to_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows of data that were never learned come again for other data."""
+    method = Sequential()
+    state, memo = learned(method), AnswerMemo()
+    evaluate(state, method, state.history, memo)
+    count = Counted(monkeypatch)
+    other = TokenStore(state.store.encoder)
+    rows = other.add(STREAM.tasks[2].test)
+    assert set(rows.tolist()) <= set(np.concatenate([t.train for t in state.history]).tolist())
+    found = answer(state, method, [other.batch(rows).without_answers()], memo=memo)
+    assert count.n == len(rows) == len(found)
 
 
 def test_an_adapter_that_has_learned_more_writes_anew(monkeypatch: pytest.MonkeyPatch) -> None:

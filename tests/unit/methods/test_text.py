@@ -8,7 +8,7 @@ import torch
 
 from conpet import fit
 from conpet.backbones.base import Backbone
-from conpet.errors import ConfigError
+from conpet.errors import ConfigError, DataError
 from conpet.methods.base import Method, PhaseSpec, State
 from conpet.methods.conpet_dynamic import SELECTOR, ConpetDynamic, OwnAnswers
 from conpet.methods.joint import Joint
@@ -22,7 +22,7 @@ from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay
 from conpet.replay.memory import Budget, MemoryReplay
 from conpet.routing.base import single
-from conpet.testing import teach, tiny_llama, tiny_state, tiny_t5
+from conpet.testing import synthetic_stream, teach, tiny_llama, tiny_state, tiny_t5
 from conpet.testing.instruction import instruction_stream
 
 STREAM = instruction_stream(3, train=16)
@@ -148,11 +148,28 @@ def test_a_method_that_cannot_write_is_refused(name: str, tmp_path) -> None:  # 
     [
         ("conpet-dynamic", {"method__selector_target": "label"}, "have no labels; leave it out"),
         ("emr", {"replay__features": "logits"}, "come from no head that gives them"),
+        ("replay", {"replay__total": 2}, r"fewer exemplars than the stream has classes \(3\)"),
+        ("sequential", {"backbone__prompt": "plain"}, "are made by their stream's template"),
     ],
 )
 def test_options_about_labels_are_refused(tmp_path, method, options, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=message):
         fit(STREAM, out=tmp_path / "run", method=method, backbone="tiny-t5", **options)
+
+
+def test_a_decoder_keeps_room_for_its_answer(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    room = {"generation__max_prompt_length": 512, "generation__max_new_tokens": 40}
+    model = fit(STREAM, out=tmp_path / "a", method="sequential", backbone="tiny-llama", **room)
+    assert model._open(with_data=False).state.store.encoder.max_length == 512 - 40
+    room["generation__max_new_tokens"] = 500
+    with pytest.raises(ConfigError, match="leaves 12 of the 512 tokens .* lower it to 496 or less"):
+        fit(STREAM, out=tmp_path / "b", method="sequential", backbone="tiny-llama", **room)
+
+
+def test_data_of_another_kind_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    model = fit(STREAM, out=tmp_path / "a", method="sequential", backbone="tiny-t5")
+    with pytest.raises(DataError, match="examples of kind 'text', and the run learned 'instr"):
+        model.learn(synthetic_stream())
 
 
 def test_an_encoder_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -117,7 +117,8 @@ def _kept(cells: Sequence[Cell], plan: Plan) -> dict[str, Row]:
     document = read_json(path)
     rows = {row["run"]: row for row in document["rows"] if "run" in row}
     same = [c.name for c in cells if document["runs"].get(c.name) == _command(c)]
-    return {name: rows[name] for name in same if not plan.run_folder(name).exists()}
+    gone = (name for name in same if not plan.run_folder(name).exists())
+    return {name: rows[name] for name in gone if name in rows}
 
 
 def _command(cell: Cell) -> str:

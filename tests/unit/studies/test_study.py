@@ -109,14 +109,19 @@ def test_the_second_time_makes_no_run(made: Path, capsys: pytest.CaptureFixture[
     assert document(made)["rows"] == rows == json.loads(result.out)["rows"]
 
 
+@pytest.mark.parametrize("other", ["words", "no row"])
 def test_rows_outlive_their_run_folders(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
 ) -> None:
-    """What was committed counts; a row that was made with other words does not."""
+    """What was committed counts; a row that was made with other words, or is not there, does
+    not."""
     folder = tmp_path / "replay"
     folder.mkdir()
     said = document(made)
-    said["runs"][CELLS[1]] += " train.lr=1"
+    if other == "words":
+        said["runs"][CELLS[1]] += " train.lr=1"
+    else:
+        said["rows"] = [row for row in said["rows"] if row["run"] != CELLS[1]]
     (folder / "study.json").write_text(json.dumps(said))
     result = conpet(capsys, [*TINY, "--out", folder])
     assert result.code == 0

@@ -4,10 +4,9 @@ The encoder is all-MiniLM-L6-v2 as it is published; only the decoder was trained
 ``recipes/nano``. The decoder reads and writes with the encoder's word embeddings, so a release
 holds neither those nor the encoder: ``shipped/nano`` is the decoder alone, in half precision.
 
-The decoder starts as the encoder's own layers (Rothe et al. 2020, arXiv 1907.12461): each layer
-gets the self-attention and the MLP of the encoder's layer. Where that paper draws the
-cross-attention at random, it is a copy of the layer's self-attention here: with keys and values
-that already read hidden states of this encoder, a short training gets further.
+The decoder starts as the encoder's own layers, except for the cross-attention, which is drawn at
+random (Rothe et al. 2020, arXiv 1907.12461, BERT2BERT). Copying the self-attention there instead
+was tried: after 100 and 200 steps the held-out loss was no better.
 """
 
 from __future__ import annotations
@@ -180,12 +179,11 @@ def _decoder_like(encoder: BertModel, attention: str) -> BertLMHeadModel:
 
 
 def _start_from_encoder(decoder: Any, encoder: Any) -> None:
-    """Copy what the two have in common, and self-attention to cross-attention."""
+    """Copy what the two have in common."""
     decoder.embeddings.load_state_dict(encoder.embeddings.state_dict())
     for ours, theirs in zip(decoder.encoder.layer, encoder.encoder.layer, strict=True):
         for part in ("attention", "intermediate", "output"):
             getattr(ours, part).load_state_dict(getattr(theirs, part).state_dict())
-        ours.crossattention.load_state_dict(theirs.attention.state_dict())
 
 
 def _fill(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

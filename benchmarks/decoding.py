@@ -51,7 +51,7 @@ def bare(state: State, batch: Batch) -> Tensor:
         eos_token_id=state.end_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-        decoder_start_token_id=state.backbone._start_id(),  # type: ignore[operator]
+        decoder_start_token_id=state.backbone.start_id(),  # type: ignore[operator]
     )
     given = (batch.input_ids, batch.attention_mask)
     if state.backbone.kind == "decoder":

@@ -109,7 +109,7 @@ def _written(backbone: GenerativeBackbone, model: torch.nn.Module, ids: Tensor) 
         pad_token_id=0,
         bos_token_id=None,
         eos_token_id=None,
-        decoder_start_token_id=backbone._start_id(),
+        decoder_start_token_id=backbone.start_id(),
     )
     found = model.generate(  # type: ignore[operator]
         input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config

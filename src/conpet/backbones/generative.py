@@ -85,7 +85,7 @@ class GenerativeBackbone(Backbone, ABC):
             eos_token_id=end_id,
             pad_token_id=end_id if pad is None else pad,
             bos_token_id=self.tokenizer.bos_token_id,
-            decoder_start_token_id=self._start_id(),
+            decoder_start_token_id=self.start_id(),
         )
         return self._write(input_ids, attention_mask, config, LogitsProcessorList(processors))
 
@@ -99,7 +99,7 @@ class GenerativeBackbone(Backbone, ABC):
     ) -> Tensor:
         """The new ids alone."""
 
-    def _start_id(self) -> int | None:
+    def start_id(self) -> int | None:
         """What a decoder beside an encoder begins with."""
         return None
 
@@ -168,7 +168,7 @@ class Seq2SeqLM(GenerativeBackbone):
         return states
 
     def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
-        start = answer.new_full((len(answer), 1), self._start_id())
+        start = answer.new_full((len(answer), 1), self.start_id())
         given = torch.cat([start, answer[:, :-1]], dim=1)
         logits: Tensor = self.model(
             input_ids=input_ids,
@@ -193,7 +193,7 @@ class Seq2SeqLM(GenerativeBackbone):
         )
         return found[:, 1:]  # behind the start token
 
-    def _start_id(self) -> int:
+    def start_id(self) -> int:
         own = self.model.generation_config
         ids = (
             own.decoder_start_token_id if own is not None else None,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +57,7 @@ def test_these_methods_write() -> None:
 
 
 @pytest.mark.parametrize("make", [tiny_t5, tiny_llama], ids=["t5", "llama"])
-def test_tuning_makes_the_right_answers_likelier(make) -> None:  # type: ignore[no-untyped-def]
+def test_tuning_makes_the_right_answers_likelier(make: Callable[..., Backbone]) -> None:
     state = state_for(make(generative=True), epochs=15)
     state.pool.add("fresh", seed=0, n_classes=0, role="task")
     teach(state, PerTask(), STREAM.tasks[0])
@@ -137,7 +141,7 @@ def test_joint_waits_for_the_last_task() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(METHODS) - set(WRITERS)))
-def test_a_method_that_cannot_write_is_refused(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_method_that_cannot_write_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="learns classes, and the answers of this stream are"):
         fit(STREAM, out=tmp_path / "run", method=name, backbone="tiny-t5")
     assert not (tmp_path / "run").exists()
@@ -152,12 +156,14 @@ def test_a_method_that_cannot_write_is_refused(name: str, tmp_path) -> None:  # 
         ("sequential", {"backbone__prompt": "plain"}, "are made by their stream's template"),
     ],
 )
-def test_options_about_labels_are_refused(tmp_path, method, options, message) -> None:  # type: ignore[no-untyped-def]
+def test_options_about_labels_are_refused(
+    tmp_path: Path, method: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         fit(STREAM, out=tmp_path / "run", method=method, backbone="tiny-t5", **options)
 
 
-def test_a_decoder_keeps_room_for_its_answer(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_decoder_keeps_room_for_its_answer(tmp_path: Path) -> None:
     room = {"generation__max_prompt_length": 512, "generation__max_new_tokens": 40}
     model = fit(STREAM, out=tmp_path / "a", method="sequential", backbone="tiny-llama", **room)
     assert model._open(with_data=False).state.store.encoder.max_length == 512 - 40
@@ -166,13 +172,13 @@ def test_a_decoder_keeps_room_for_its_answer(tmp_path) -> None:  # type: ignore[
         fit(STREAM, out=tmp_path / "b", method="sequential", backbone="tiny-llama", **room)
 
 
-def test_data_of_another_kind_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_data_of_another_kind_are_refused(tmp_path: Path) -> None:
     model = fit(STREAM, out=tmp_path / "a", method="sequential", backbone="tiny-t5")
     with pytest.raises(DataError, match="examples of kind 'text', and the run learned 'instr"):
         model.learn(synthetic_stream())
 
 
-def test_an_encoder_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot write answers, and this stream asks for"):
         fit(STREAM, out=tmp_path / "run", method="sequential", backbone="tiny-bert")
 

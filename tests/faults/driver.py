@@ -42,6 +42,7 @@ LIMIT = 300  # seconds that a command may live, many times what it needs
 
 def serve() -> None:
     """Obey until standard input ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
     for line in sys.stdin:
         order, answer = json.loads(line), {}
         if "wait" in order:

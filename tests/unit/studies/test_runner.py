@@ -69,7 +69,8 @@ def test_a_signal_is_passed_on(tmp_path: Path, number: signal.Signals) -> None:
     """The process that was started is asked to stop, and is gone when we are."""
     sleep = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))"
     code = (
-        "from pathlib import Path\nfrom conpet.studies.runner import Job, run_jobs\n"
+        "import signal\nfrom pathlib import Path\nfrom conpet.studies.runner import Job, run_jobs\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell ignores
         f"words = ('timeit', '-n', '1', '-r', '1', '-s', {sleep!r}, 'time.sleep(60)')\n"
         f"run_jobs([Job('slow', words, Path({str(tmp_path / 'log')!r}), lambda: False)])\n"
     )

@@ -161,11 +161,17 @@ class Routing:
         combine: ``mix``: one pass, the adapters' outputs are added with these weights.
             ``expand``: each non-zero weight is a pass of its own and the heads' logits are put side
             by side.
+        top: most non-zero weights of a row. A weight of zero is then no part of the computation: it
+            costs nothing and has no gradient. None: any number, and where weights carry gradient
+            those that are zero have one too.
+        cut: frozen adapters pass no gradient on to what they read; their weights still have one.
     """
 
     names: tuple[str, ...]
     weights: Tensor
     combine: Combine = "mix"
+    top: int | None = None
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if self.weights.dim() != 2 or self.weights.shape[1] != len(self.names):
@@ -179,6 +185,27 @@ class Routing:
             raise RoutingError(
                 f"routing combine is '{self.combine}'; allowed: {', '.join(COMBINE)}"
             )
+
+    def rows(self, at: Tensor) -> Routing:
+        """The same for the examples at ``at``."""
+        return replace(self, weights=self.weights[at])
+
+
+@dataclass(frozen=True, slots=True)
+class SoftPrompt:
+    """Embeddings that stand before those of a batch's texts.
+
+    Attributes:
+        embeddings: (B, m, d) fp32.
+        mask: (B, m) int64, 1 for the positions that are there, 0 for those to be left out; None:
+            all are there. A row without any is its text alone.
+    """
+
+    embeddings: Tensor
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
 
 
 @dataclass(frozen=True)

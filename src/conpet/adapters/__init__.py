@@ -1,1 +1,1 @@
-"""Small trainable sets on a frozen backbone: LoRA, bottleneck, full; pool, heads, files."""
+"""Small trainable sets on a frozen backbone: LoRA, bottleneck, prompt, full; pool, heads, files."""

@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 
 from torch import Generator, Tensor, nn
 
-from conpet.types import Routing
+from conpet.types import Routing, SoftPrompt
 
-KindName = Literal["lora", "bottleneck", "full"]
-KINDS: tuple[KindName, ...] = ("lora", "bottleneck", "full")
+KindName = Literal["lora", "bottleneck", "prompt", "full"]
+KINDS: tuple[KindName, ...] = ("lora", "bottleneck", "prompt", "full")
 
 Placement = Literal["houlsby", "pfeiffer"]
 PLACEMENTS: tuple[Placement, ...] = ("houlsby", "pfeiffer")
@@ -38,6 +38,15 @@ class AdaptableBackbone(Protocol):
 
     def sublayers(self, placement: Placement) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> output projection of each sublayer of this placement."""
+        ...
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The embeddings (n, d) of tokens (n,), before positions are added."""
+        ...
+
+    @property
+    def ordinary_tokens(self) -> Sequence[int]:
+        """Ids of the vocabulary without special tokens."""
         ...
 
 
@@ -70,9 +79,12 @@ class AdapterKind(Protocol):
         ...
 
     def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Path -> shape of the tensors of any adapter of this kind on this backbone."""
+        """Path -> shape of the tensors of any frozen adapter of this kind on this backbone."""
         ...
 
-    def routed(self, routing: Routing) -> AbstractContextManager[None]:
-        """While open, the backbone's forward mixes the adapters as ``routing`` says."""
+    def routed(self, routing: Routing) -> AbstractContextManager[SoftPrompt | None]:
+        """While open, the backbone's forward mixes the adapters as ``routing`` says.
+
+        What a kind cannot do by itself it gives: the soft prompt of the batch.
+        """
         ...

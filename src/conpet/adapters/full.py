@@ -39,7 +39,7 @@ class Full:
         if self._name is not None:
             raise ConfigError(
                 f"full tuning has one adapter, and '{self._name}' is it; '{name}' cannot be added. "
-                "Use kind 'lora' or 'bottleneck' for one adapter per task, or a method that has one"
+                "Use kind 'lora', 'bottleneck' or 'prompt', or a method that has one adapter"
             )
         self._original = {k: p.detach().to("cpu", copy=True) for k, p in self._parameters.items()}
         self._name = name

@@ -1,8 +1,9 @@
 """An adapter as a folder.
 
-    adapter_model.safetensors   the weights (LoRA: peft's names)
-    adapter_config.json         LoRA: peft's own, so that peft and what builds on it can load the
-                                folder; other kinds: conpet's, which peft does not know
+    adapter_model.safetensors   the weights (LoRA and soft prompts: peft's names)
+    adapter_config.json         LoRA and soft prompts: peft's own, so that peft and what builds on
+                                it can load the folder; other kinds: conpet's, which peft does not
+                                know
     head.safetensors            weight (C, d) and bias (C,), where the adapter has a head
     labels.json                 labels, task, role, backbone and fingerprints; absent in a folder
                                 that peft made
@@ -23,7 +24,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conpet.adapters.files import new_folder, read_json, read_tensors, write_json
-from conpet.adapters.peft_format import check_lora_config, from_peft, lora_config, to_peft
+from conpet.adapters.peft_format import (
+    PROMPT_NAMES,
+    PROMPT_TUNING,
+    check_lora_config,
+    check_prompt_config,
+    from_peft,
+    lora_config,
+    prompt_config,
+    renamed,
+    to_peft,
+)
 from conpet.adapters.pool import Pool
 from conpet.adapters.weights import check_shapes, fingerprint
 from conpet.errors import CheckpointError, ConfigError
@@ -58,6 +69,7 @@ def save_adapter(
     """Write adapter ``name`` and its head as ``folder``, in place of what was there.
 
     Raises CheckpointError where the folder cannot be written; an older one is then still whole.
+    Raises ConfigError for a live adapter that has weights for its training alone.
     """
     tensors = {key: tensor.cpu().contiguous() for key, tensor in pool.tensors(name).items()}
     head = _head_of(tensors)
@@ -65,6 +77,11 @@ def save_adapter(
         raise ConfigError(
             f"adapter '{name}' has a head of {len(head['bias'])} classes, but {len(labels)} labels "
             "were given; give one label per row of the head"
+        )
+    if pool.adapters.storage(name).keys() != pool.adapters.expected_shapes().keys():
+        raise ConfigError(
+            f"adapter '{name}' is in training and re-parameterised, which no file holds; freeze it "
+            "first, then save it"
         )
     card = {
         "version": VERSION,
@@ -90,7 +107,8 @@ def save_adapter(
 def load_adapter(pool: Pool, name: str, folder: Path, role: str | None = None) -> AdapterCard:
     """Add the adapter in ``folder`` to the pool as ``name``, frozen, with its head.
 
-    Folders of ``save_adapter`` and LoRA folders of peft are read. ``role`` overrides the card's.
+    Folders of ``save_adapter`` are read, and those of peft with LoRA or with a soft prompt.
+    ``role`` overrides the card's.
     Raises CheckpointError where the folder is damaged, half-written or does not fit the pool and
     its backbone, ConfigError where the name is taken; the pool is then as it was.
     """
@@ -110,8 +128,8 @@ def load_adapter(pool: Pool, name: str, folder: Path, role: str | None = None) -
     known = AdapterCard() if card is None else _card(card)
     n_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
     pool.add(name, seed=0, n_classes=n_classes, role=role or known.role)
-    pool.load_tensors(name, tensors)
     pool.freeze(name)
+    pool.load_tensors(name, tensors)
     return known
 
 
@@ -131,6 +149,12 @@ def _write_weights(pool: Pool, folder: Path, tensors: Mapping[str, Tensor]) -> N
             backbone=pool.backbone.name,
         )
         tensors = to_peft(tensors)
+    elif settings["kind"] == "prompt":
+        length, width = tensors["prompt"].shape
+        config = prompt_config(
+            pool.backbone.model, length=length, width=width, backbone=pool.backbone.name
+        )
+        tensors = renamed(tensors, PROMPT_NAMES)
     else:
         config = {"peft_type": settings["kind"].upper(), "library": "conpet", **settings}
     save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
@@ -140,7 +164,8 @@ def _write_weights(pool: Pool, folder: Path, tensors: Mapping[str, Tensor]) -> N
 def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
     settings = pool.settings()
     config = read_json(folder / CONFIG)
-    kind = str(config.get("peft_type", "")).lower()
+    given = str(config.get("peft_type", ""))
+    kind = "prompt" if given == PROMPT_TUNING else given.lower()
     if kind != settings["kind"]:
         raise CheckpointError(
             f"{folder} holds an adapter of kind '{kind}', but this pool is of kind "
@@ -150,6 +175,10 @@ def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
     if kind == "lora":
         check_lora_config(config, rank=settings["rank"], alpha=settings["alpha"], where=str(folder))
         return {key: tensor.float() for key, tensor in from_peft(tensors).items()}
+    if kind == "prompt":
+        check_prompt_config(config, length=settings["length"], where=str(folder))
+        own = renamed(tensors, {long: short for short, long in PROMPT_NAMES.items()})
+        return {key: tensor.float() for key, tensor in own.items()}
     for key, wanted in settings.items():
         if config.get(key) != wanted:
             raise CheckpointError(

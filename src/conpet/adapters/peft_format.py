@@ -1,4 +1,4 @@
-"""LoRA adapters in the words of peft: its configuration file and its tensor names."""
+"""LoRA and soft prompts in the words of peft: its configuration file and its tensor names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conpet.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import PeftConfig
 
 PREFIX = "base_model.model."
 SUFFIXES = {".A": ".lora_A.weight", ".B": ".lora_B.weight"}
@@ -42,6 +42,10 @@ UNCHECKED = frozenset(
 )
 
 
+PROMPT_TUNING = "PROMPT_TUNING"
+PROMPT_NAMES = {"prompt": "prompt_embeddings"}
+
+
 def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``PATH.A`` -> ``base_model.model.PATH.lora_A.weight``, and B alike."""
     return {PREFIX + key[:-2] + SUFFIXES[key[-2:]]: tensor for key, tensor in tensors.items()}
@@ -57,6 +61,11 @@ def from_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 break
         found[key] = tensor
     return found
+
+
+def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """``tensors`` by new names where ``names`` has one."""
+    return {names.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 def lora_config(
@@ -77,7 +86,7 @@ def lora_config(
     return fields
 
 
-def _fields(config: LoraConfig) -> dict[str, Any]:
+def _fields(config: PeftConfig) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
@@ -115,4 +124,44 @@ def check_lora_config(config: Mapping[str, Any], *, rank: int, alpha: float, whe
         raise CheckpointError(
             f"{where} was made with init_lora_weights = {config['init_lora_weights']!r}, which "
             "changes the backbone's weights; convert it to plain LoRA with peft first"
+        )
+
+
+def prompt_config(model: Any, *, length: int, width: int, backbone: str) -> dict[str, Any]:
+    """The ``adapter_config.json`` with which peft puts ``length`` embeddings before a text.
+
+    Of an encoder-decoder they stand before the text that the encoder reads.
+    """
+    from peft import PromptTuningConfig, TaskType
+
+    config = model.config
+    task = TaskType.FEATURE_EXTRACTION
+    if model.can_generate():
+        task = TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM
+    return _fields(
+        PromptTuningConfig(
+            task_type=task,
+            num_virtual_tokens=length,
+            token_dim=width,
+            num_transformer_submodules=1,
+            base_model_name_or_path=backbone,
+            inference_mode=True,
+        )
+    )
+
+
+def check_prompt_config(config: Mapping[str, Any], *, length: int, where: str) -> None:
+    """CheckpointError unless ``config`` is a soft prompt of this length, before one text."""
+    given = config.get("num_virtual_tokens")
+    if given != length:
+        raise CheckpointError(
+            f"{where} holds a soft prompt of {given} embeddings, but those of this pool have "
+            f"{length}; make the pool with length={given}"
+        )
+    submodules = config.get("num_transformer_submodules")
+    if submodules != 1:
+        raise CheckpointError(
+            f"{where} has num_transformer_submodules = {submodules}; allowed is 1: one soft "
+            "prompt, before the text (of an encoder-decoder, the text that its encoder reads). "
+            "Train it again with num_transformer_submodules=1"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from conpet.adapters.base import KINDS, AdaptableBackbone, AdapterKind, KindName, Placement
-from conpet.adapters.bottleneck import bottleneck
+from conpet.adapters.bottleneck import bottleneck as bottleneck_adapters
 from conpet.adapters.full import Full
 from conpet.adapters.head import Head
 from conpet.adapters.lora import lora
+from conpet.adapters.prompt import Prompt
 from conpet.adapters.seeding import generator_for
+from conpet.adapters.tokens import AddedTokens
 from conpet.adapters.weights import check_shapes, fingerprint
 from conpet.errors import ConfigError, RoutingError, did_you_mean
-from conpet.types import Routing
+from conpet.types import Routing, SoftPrompt
 
 
 @dataclass(slots=True)
@@ -37,10 +39,12 @@ class Pool(nn.Module):
 
     Args:
         backbone: stays the caller's; it is no submodule of the pool.
-        kind: ``lora`` (rank, alpha, dropout, targets), ``bottleneck`` (size, placement, activation)
-            or ``full`` (one adapter: the backbone's own weights).
+        kind: ``lora`` (rank, alpha, dropout, targets), ``bottleneck`` (size, placement,
+            activation), ``prompt`` (length, bottleneck) or ``full`` (one adapter: the backbone's
+            own weights).
         rank, alpha, dropout, targets: see ``conpet.adapters.lora.lora``.
         size, placement, activation: see ``conpet.adapters.bottleneck.bottleneck``.
+        length, bottleneck: see ``conpet.adapters.prompt.Prompt``.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Pool(nn.Module):
         size: int = 64,
         placement: Placement = "houlsby",
         activation: str | None = None,
+        length: int = 10,
+        bottleneck: int | None = None,
     ) -> None:
         super().__init__()
         # Not registered: the backbone is neither saved, moved nor counted with the pool.
@@ -64,9 +70,11 @@ class Pool(nn.Module):
         if kind == "lora":
             self.adapters = lora(backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
         elif kind == "bottleneck":
-            self.adapters = bottleneck(
+            self.adapters = bottleneck_adapters(
                 backbone, size=size, placement=placement, activation=activation
             )
+        elif kind == "prompt":
+            self.adapters = Prompt(backbone, length=length, bottleneck=bottleneck)
         elif kind == "full":
             self.adapters = Full(backbone)
         else:
@@ -76,6 +84,7 @@ class Pool(nn.Module):
             )
         self._records: dict[str, _Record] = {}
         self._heads = nn.ModuleDict()
+        self._tokens = nn.ModuleDict()
         self._routing = False
 
     @property
@@ -93,10 +102,18 @@ class Pool(nn.Module):
         """What the adapters compute, beside their tensors: kind, sizes, scale. JSON values."""
         return self.adapters.settings()
 
+    @property
+    def prompt_length(self) -> int:
+        """Positions that the adapters put before a text; 0 where they are no soft prompts."""
+        return self.adapters.length if isinstance(self.adapters, Prompt) else 0
+
     # -- life of an adapter ---------------------------------------------------------------------
 
-    def add(self, name: str, *, seed: int, n_classes: int = 0, role: str = "task") -> None:
-        """Add a live adapter, and a head of its own where ``n_classes`` > 0.
+    def add(
+        self, name: str, *, seed: int, n_classes: int = 0, role: str = "task", n_tokens: int = 0
+    ) -> None:
+        """Add a live adapter, a head of its own where ``n_classes`` > 0, and ``n_tokens`` tokens
+        that it alone knows (see ``token_ids``).
 
         The first weights depend on ``seed`` and ``name`` alone, not on the global random state nor
         on what was added before.
@@ -110,13 +127,16 @@ class Pool(nn.Module):
         if n_classes > 0:
             head = Head(self.backbone.hidden_size, n_classes, seed=seed, name=name)
             self._heads[_key(name)] = head.to(self._device())
+        if n_tokens > 0:
+            generator = generator_for(seed, "tokens", name)
+            self._tokens[_key(name)] = AddedTokens(self.backbone.model, n_tokens, generator)
 
     def freeze(self, name: str) -> None:
         """End the training of an adapter and its head; nothing happens if it is frozen already."""
         record = self._record(name)
         if record.live:
             self.adapters.freeze(name)
-            self._head_requires_grad(name, False)
+            self._parts_require_grad(name, False)
             record.live = False
 
     def thaw(self, name: str) -> None:
@@ -124,15 +144,16 @@ class Pool(nn.Module):
         record = self._record(name)
         if not record.live:
             self.adapters.thaw(name)
-            self._head_requires_grad(name, True)
+            self._parts_require_grad(name, True)
             record.live, record.saved, record.digest = True, False, None
 
     def remove(self, name: str) -> None:
         """Forget an adapter and its head; with kind ``full``, the pretrained weights come back."""
         self._record(name)
         self.adapters.remove(name)
-        if self.has_head(name):
-            del self._heads[_key(name)]
+        for parts in (self._heads, self._tokens):
+            if _key(name) in parts:
+                del parts[_key(name)]
         del self._records[name]
 
     @property
@@ -161,6 +182,12 @@ class Pool(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """The ids of the tokens that the adapter added, behind those of the backbone."""
+        self._record(name)
+        tokens = self._tokens_of(name)
+        return () if tokens is None else tuple(tokens.first_id + i for i in range(len(tokens.read)))
+
     # -- weights --------------------------------------------------------------------------------
 
     def parameters_of(self, name: str) -> dict[str, nn.Parameter]:
@@ -168,13 +195,18 @@ class Pool(nn.Module):
         if not self._record(name).live:
             return {}
         found = self.adapters.parameters_of(name)
+        if (tokens := self._tokens_of(name)) is not None:
+            found |= {f"tokens.{key}": p for key, p in tokens.named_parameters()}
         if self.has_head(name):
             found |= {f"head.{key}": p for key, p in self.head(name).named_parameters()}
         return found
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """A copy of all weights of the adapter and its head, named as in ``parameters_of``."""
-        return {key: tensor.clone() for key, tensor in self._storage(name).items()}
+        return {
+            key: tensor.clone(memory_format=torch.contiguous_format)
+            for key, tensor in self._storage(name).items()
+        }
 
     def load_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the weights of an adapter, live or frozen, with what ``tensors`` returned.
@@ -212,17 +244,28 @@ class Pool(nn.Module):
     # -- the forward pass -----------------------------------------------------------------------
 
     @contextmanager
-    def routed(self, routing: Routing) -> Iterator[None]:
+    def routed(self, routing: Routing) -> Iterator[SoftPrompt | None]:
         """While it is open, the backbone's forward adds the adapters, weighted as ``routing`` says.
 
         Row b of the routing belongs to row b of the batch. Gradients reach the live adapters, the
-        routing weights where they carry one, and the input.
+        routing weights where they carry one, and the input. Soft prompts are part of the input:
+        what is given is to be handed to the backbone, and is None for other kinds of adapter.
 
-        Raises RoutingError: unknown adapter; not ``mix``; already routed; and, in the forward, a
-        batch whose size is not the number of rows.
+            with pool.routed(routing) as soft_prompt:
+                hidden = backbone(input_ids, attention_mask, soft_prompt)
+
+        Raises RoutingError: unknown adapter; not ``mix``; already routed; several adapters with
+        tokens of their own, whose ids are the same; and, in the forward, a batch whose size is not
+        the number of rows.
         """
         for name in routing.names:
             self._record(name, RoutingError)
+        speaking = [name for name in routing.names if self._tokens_of(name) is not None]
+        if len(speaking) > 1:
+            raise RoutingError(
+                f"adapters {', '.join(speaking)} have tokens of their own with the same ids; route "
+                "to one of them alone"
+            )
         if routing.combine != "mix":
             raise RoutingError(
                 f"the pool computes routings of combine 'mix', not '{routing.combine}'; repeat "
@@ -235,8 +278,10 @@ class Pool(nn.Module):
             )
         self._routing = True
         try:
-            with self.adapters.routed(routing):
-                yield
+            with ExitStack() as parts:
+                for name in speaking:
+                    parts.enter_context(self._opened_tokens(name))
+                yield parts.enter_context(self.adapters.routed(routing))
         finally:
             self._routing = False
 
@@ -253,13 +298,26 @@ class Pool(nn.Module):
     def _storage(self, name: str) -> dict[str, Tensor]:
         self._record(name)
         found = self.adapters.storage(name)
+        if (tokens := self._tokens_of(name)) is not None:
+            found |= {f"tokens.{key}": p.detach() for key, p in tokens.named_parameters()}
         if self.has_head(name):
             found |= {f"head.{key}": p.detach() for key, p in self.head(name).named_parameters()}
         return found
 
-    def _head_requires_grad(self, name: str, live: bool) -> None:
-        if self.has_head(name):
-            self.head(name).requires_grad_(live)
+    def _parts_require_grad(self, name: str, live: bool) -> None:
+        for parts in (self._heads, self._tokens):
+            if _key(name) in parts:
+                parts[_key(name)].requires_grad_(live)
+
+    def _opened_tokens(self, name: str) -> AbstractContextManager[None]:
+        tokens = self._tokens_of(name)
+        assert tokens is not None
+        return tokens.opened()
+
+    def _tokens_of(self, name: str) -> AddedTokens | None:
+        tokens = self._tokens[_key(name)] if _key(name) in self._tokens else None  # noqa: SIM401
+        assert tokens is None or isinstance(tokens, AddedTokens)
+        return tokens
 
     def _device(self) -> torch.device:
         return next(self.backbone.model.parameters()).device

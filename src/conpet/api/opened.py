@@ -65,6 +65,7 @@ class OpenRun:
         """Encode a task and make it the newest of the state."""
         state = self.state
         state.history.append(self._encoded(task, len(state.history), state.n_classes))
+        state.text = task
 
     def encode_later(self, task: Task, index: int) -> EncodedTask:
         """A task that is to be answered before it is learned."""
@@ -110,7 +111,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     """A state that has learned nothing yet."""
     set_threads(config.threads)
     device = resolve_device(config.device)
-    c, a, t, g = config.backbone, config.adapter, config.train, config.generation
+    c, t, g = config.backbone, config.train, config.generation
     facts = read_json(folder.stream)
     kind, template = facts["kind"], facts.get("template", "")
     quantisation = None if c.quantisation == "none" else c.quantisation
@@ -131,39 +132,16 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         template=template,
         max_answer_length=g.max_new_tokens,
     )
-    pool = Pool(
-        backbone,
-        kind=a.kind,
-        rank=a.rank,
-        alpha=a.alpha,
-        dropout=a.dropout,
-        targets=a.targets,
-        size=a.size,
-        placement=a.placement,
-        activation=None if a.activation == "auto" else a.activation,
-    )
     tokens = folder.tokens if with_data else None
     return State(
         backbone=backbone,
-        pool=pool,
+        pool=pool_of(config, backbone),
         store=TokenStore(encode(prompt=c.prompt), tokens),
         inputs=TokenStore(encode(prompt="plain"), tokens) if "{instruction}" in template else None,
-        replay=_replay(config),
+        replay=replay_of(config),
         logits=LogitCache(folder.logits if with_data else None),
-        spec=PhaseSpec(
-            epochs=t.epochs,
-            max_steps=t.max_steps,
-            batch_size=t.batch_size,
-            eval_batch_size=t.eval_batch_size,
-            lr=t.lr,
-            schedule=t.schedule,
-            weight_decay=t.weight_decay,
-            eps=t.eps,
-            clip=t.clip,
-            select=t.select,
-            accumulate=t.accumulate,
-        ),
-        read_out=_read_out(c.read_out, kind, backbone.kind),
+        spec=spec_of(config),
+        read_out=read_out_of(c.read_out, kind, backbone.kind),
         seed=config.seed,
         token_budget=t.token_budget,
         autocast=torch.bfloat16 if precision_of(folder) == "bf16" else None,
@@ -179,22 +157,67 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     )
 
 
+def pool_of(config: RunConfig, backbone: Backbone) -> Pool:
+    """An empty pool of the adapters that a configuration describes."""
+    a = config.adapter
+    return Pool(
+        backbone,
+        kind=a.kind,
+        rank=a.rank,
+        alpha=a.alpha,
+        dropout=a.dropout,
+        targets=a.targets,
+        size=a.size,
+        placement=a.placement,
+        activation=None if a.activation == "auto" else a.activation,
+        length=a.length,
+        bottleneck=a.bottleneck,
+    )
+
+
+def spec_of(config: RunConfig) -> PhaseSpec:
+    """How a phase is optimised, unless the method says otherwise."""
+    t = config.train
+    return PhaseSpec(
+        epochs=t.epochs,
+        max_steps=t.max_steps,
+        batch_size=t.batch_size,
+        eval_batch_size=t.eval_batch_size,
+        lr=t.lr,
+        schedule=t.schedule,
+        weight_decay=t.weight_decay,
+        eps=t.eps,
+        clip=t.clip,
+        select=t.select,
+        accumulate=t.accumulate,
+    )
+
+
 def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
-    """Tokens of an input; a decoder needs places for its answer behind the prompt."""
+    """Tokens of an input. Soft prompts need places before it, and a decoder for its answer behind
+    it."""
+    before = config.adapter.length if config.adapter.kind == "prompt" else 0
+    room = backbone.max_length - before
+    if before and room < SHORTEST_PROMPT:
+        raise ConfigError(
+            f"adapter.length is {before}, which leaves {max(0, room)} of the {backbone.max_length} "
+            f"tokens of backbone '{backbone.name}' for a text behind a soft prompt; lower it to "
+            f"{backbone.max_length - SHORTEST_PROMPT} or less"
+        )
     if not text:
-        return min(config.backbone.max_length, backbone.max_length)
+        return min(config.backbone.max_length, room)
     behind = config.generation.max_new_tokens if backbone.kind == "decoder" else 0
-    room = backbone.max_length - behind
+    room -= behind
     if room < SHORTEST_PROMPT:
         raise ConfigError(
-            f"generation.max_new_tokens is {behind}, which leaves {room} of the "
+            f"generation.max_new_tokens is {behind}, which leaves {max(0, room)} of the "
             f"{backbone.max_length} tokens of backbone '{backbone.name}' for a prompt; lower it to "
-            f"{backbone.max_length - SHORTEST_PROMPT} or less"
+            f"{backbone.max_length - before - SHORTEST_PROMPT} or less"
         )
     return min(config.generation.max_prompt_length, room)
 
 
-def _read_out(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:
+def read_out_of(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:
     """``auto``: mask for entity prompts, mean for plain text, last for causal backbones."""
     if how != "auto":
         return how  # type: ignore[return-value]
@@ -203,7 +226,8 @@ def _read_out(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:
     return "last" if backbone_kind == "decoder" else "mean"
 
 
-def _replay(config: RunConfig) -> Replay:
+def replay_of(config: RunConfig) -> Replay:
+    """The replay that a configuration describes; nothing is kept yet."""
     r, kind = config.replay, config.replay_kind
     if kind == "dynamic":
         return DynamicReplay(r.batch_limit, r.new_to_old)

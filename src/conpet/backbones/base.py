@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from conpet.backbones.prompted import prompted
 from conpet.errors import ConfigError, did_you_mean
+from conpet.types import SoftPrompt
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 Placement = Literal["houlsby", "pfeiffer"]
@@ -59,9 +61,38 @@ class Backbone(nn.Module, ABC):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
 
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, soft_prompt: SoftPrompt | None = None
+    ) -> Tensor:
+        """Last hidden states after the final norm, (B, S, d), of ids and mask (B, S).
+
+        A soft prompt stands before the texts; the states are those of the texts alone.
+        """
+        if soft_prompt is None:
+            return self._states(input_ids=input_ids, attention_mask=attention_mask)
+        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="right")
+        states = self._states(inputs_embeds=whole.embeddings, attention_mask=whole.mask)
+        return whole.text(states, input_ids.shape[1])
+
     @abstractmethod
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states after the final norm, (B, S, d), of ids and mask (B, S)."""
+    def _states(self, **inputs: Tensor) -> Tensor:
+        """Last hidden states after the final norm, (B, N, d), of what transformers' models take:
+        ``attention_mask`` and ``input_ids`` or ``inputs_embeds``."""
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """The embeddings of tokens, of any shape: (..., d), before positions are added."""
+        embeddings: Tensor = self.model.get_input_embeddings()(input_ids)
+        return embeddings
+
+    @cached_property
+    def ordinary_tokens(self) -> tuple[int, ...]:
+        """The ids of the vocabulary, in order, without special tokens and unused places."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(i for i, t in added.items() if t.special)}
+        known = self.tokenizer.get_vocab().items()
+        return tuple(
+            sorted(i for t, i in known if i not in special and not t.startswith("[unused"))
+        )
 
     def train(self, mode: bool = True) -> Backbone:
         """A frozen backbone has no training mode: its dropout stays off."""
@@ -89,9 +120,7 @@ class Backbone(nn.Module, ABC):
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over configuration and weights, as they are when it is first asked for."""
-        config = self.model.config.to_diff_dict()
-        for key in ("_name_or_path", "transformers_version", "dtype", "architectures"):
-            config.pop(key, None)
+        config = _described(self.model.config)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -137,6 +166,18 @@ class Backbone(nn.Module, ABC):
                 f"{', '.join(_last_names(self.every_linear()))}"
             )
         return self.families[model_type]
+
+
+def _described(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a configuration, and each that it is made of, says of the computation."""
+    facts = config.to_diff_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "architectures"):
+        facts.pop(key, None)
+    for key in config.sub_configs:
+        part = getattr(config, key, None)
+        if isinstance(part, PreTrainedConfig):
+            facts[key] = _described(part)
+    return facts
 
 
 def _ends_with(path: str, name: str) -> bool:

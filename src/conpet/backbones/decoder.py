@@ -32,8 +32,6 @@ class DecoderBackbone(Backbone):
     }
     auto_class = AutoModel
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+    def _states(self, **inputs: Tensor) -> Tensor:
+        states: Tensor = self.model(**inputs, use_cache=False).last_hidden_state
         return states

@@ -19,8 +19,6 @@ class EncoderDecoderBackbone(Backbone):
     families: ClassVar[dict[str, Family]] = {"t5": _T5, "mt5": _T5, "umt5": _T5}
     auto_class = AutoModelForTextEncoding
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.model(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
+    def _states(self, **inputs: Tensor) -> Tensor:
+        states: Tensor = self.model(**inputs).last_hidden_state
         return states

@@ -39,8 +39,6 @@ class EncoderBackbone(Backbone):
             )  # not used, and randomly initialised where the weights lack it
         super().__init__(name, model, tokenizer)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.model(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
+    def _states(self, **inputs: Tensor) -> Tensor:
+        states: Tensor = self.model(**inputs).last_hidden_state
         return states

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,9 @@ from transformers import (
 from conpet.backbones.base import Backbone, Family
 from conpet.backbones.decoder import DecoderBackbone
 from conpet.backbones.encdec import EncoderDecoderBackbone
+from conpet.backbones.prompted import prompted
 from conpet.errors import ConfigError
-from conpet.types import NO_TOKEN
+from conpet.types import NO_TOKEN, SoftPrompt
 
 _BERT_PAIR = Family(
     ("query", "value"),
@@ -55,15 +56,22 @@ class GenerativeBackbone(Backbone, ABC):
             )
 
     @abstractmethod
-    def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
-        """(B, A, V): the logits of each token of ``answer`` (B, A), given the prompt (B, S) and the
-        answer's tokens before it. ``NO_TOKEN`` stands behind an answer; what is there is not
-        defined."""
+    def answer_logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        answer: Tensor,
+        soft_prompt: SoftPrompt | None = None,
+    ) -> Tensor:
+        """(B, A, V): the logits of each token of ``answer`` (B, A), given the prompt (B, S), behind
+        a soft prompt where there is one, and the answer's tokens before it. ``NO_TOKEN`` stands
+        behind an answer; what is there is not defined."""
 
     def write(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
+        soft_prompt: SoftPrompt | None = None,
         *,
         end_id: int,
         max_new_tokens: int,
@@ -87,17 +95,23 @@ class GenerativeBackbone(Backbone, ABC):
             bos_token_id=self.tokenizer.bos_token_id,
             decoder_start_token_id=self.start_id(),
         )
-        return self._write(input_ids, attention_mask, config, LogitsProcessorList(processors))
+        return self._write(
+            input_ids,
+            attention_mask,
+            soft_prompt,
+            generation_config=config,
+            logits_processor=LogitsProcessorList(processors),
+        )
 
     @abstractmethod
     def _write(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        config: GenerationConfig,
-        processors: LogitsProcessorList,
+        soft_prompt: SoftPrompt | None,
+        **how: Any,
     ) -> Tensor:
-        """The new ids alone."""
+        """The new ids alone; ``how`` is for transformers' ``generate``."""
 
     def start_id(self) -> int | None:
         """What a decoder beside an encoder begins with."""
@@ -111,18 +125,26 @@ class CausalLM(GenerativeBackbone):
     families = DecoderBackbone.families
     auto_class = AutoModelForCausalLM
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
+    def _states(self, **inputs: Tensor) -> Tensor:
+        states: Tensor = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         return states
 
-    def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
-        ids, mask = on_the_left(input_ids, attention_mask)
+    def answer_logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        answer: Tensor,
+        soft_prompt: SoftPrompt | None = None,
+    ) -> Tensor:
         given = answer.masked_fill(answer == NO_TOKEN, 0)
+        ids, mask, embeddings = self._prompt(input_ids, attention_mask, soft_prompt)
+        if embeddings is None:
+            inputs = {"input_ids": torch.cat([ids, given], dim=1)}
+        else:
+            inputs = {"inputs_embeds": torch.cat([embeddings, self.embed(given)], dim=1)}
         mask = torch.cat([mask, (answer != NO_TOKEN).long()], dim=1)
         logits: Tensor = self.model(
-            input_ids=torch.cat([ids, given], dim=1),
+            **inputs,
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp_min(0),
             logits_to_keep=answer.shape[1] + 1,
@@ -134,17 +156,26 @@ class CausalLM(GenerativeBackbone):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        config: GenerationConfig,
-        processors: LogitsProcessorList,
+        soft_prompt: SoftPrompt | None,
+        **how: Any,
     ) -> Tensor:
-        ids, mask = on_the_left(input_ids, attention_mask)
+        # Where there are embeddings they are what is read first; the ids beside them are those that
+        # a repetition penalty looks at.
+        ids, mask, embeddings = self._prompt(input_ids, attention_mask, soft_prompt)
         found = self.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=processors,
+            input_ids=ids, inputs_embeds=embeddings, attention_mask=mask, **how
         )
         return found[:, ids.shape[1] :]
+
+    def _prompt(
+        self, input_ids: Tensor, attention_mask: Tensor, soft_prompt: SoftPrompt | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Ids and mask (B, N) with the padding on the left, and the embeddings (B, N, d) where a
+        soft prompt stands before the text."""
+        if soft_prompt is None:
+            return *on_the_left(input_ids, attention_mask), None
+        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="left")
+        return whole.ids(input_ids), whole.mask, whole.embeddings
 
 
 class Seq2SeqLM(GenerativeBackbone):
@@ -161,18 +192,21 @@ class Seq2SeqLM(GenerativeBackbone):
     def config(self) -> PreTrainedConfig:
         return self.model.get_encoder().config
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.model.get_encoder()(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
+    def _states(self, **inputs: Tensor) -> Tensor:
+        states: Tensor = self.model.get_encoder()(**inputs).last_hidden_state
         return states
 
-    def answer_logits(self, input_ids: Tensor, attention_mask: Tensor, answer: Tensor) -> Tensor:
+    def answer_logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        answer: Tensor,
+        soft_prompt: SoftPrompt | None = None,
+    ) -> Tensor:
         start = answer.new_full((len(answer), 1), self.start_id())
         given = torch.cat([start, answer[:, :-1]], dim=1)
         logits: Tensor = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            **self._inputs(input_ids, attention_mask, soft_prompt),
             decoder_input_ids=given.masked_fill(given == NO_TOKEN, 0),
             use_cache=False,
         ).logits
@@ -182,16 +216,21 @@ class Seq2SeqLM(GenerativeBackbone):
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
-        config: GenerationConfig,
-        processors: LogitsProcessorList,
+        soft_prompt: SoftPrompt | None,
+        **how: Any,
     ) -> Tensor:
-        found: Tensor = self.model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=config,
-            logits_processor=processors,
-        )
+        inputs = self._inputs(input_ids, attention_mask, soft_prompt)
+        found: Tensor = self.model.generate(**inputs, **how)
         return found[:, 1:]  # behind the start token
+
+    def _inputs(
+        self, input_ids: Tensor, attention_mask: Tensor, soft_prompt: SoftPrompt | None
+    ) -> dict[str, Tensor]:
+        """What the encoder reads; the decoder attends to all of it, the soft prompt included."""
+        if soft_prompt is None:
+            return {"input_ids": input_ids, "attention_mask": attention_mask}
+        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="right")
+        return {"inputs_embeds": whole.embeddings, "attention_mask": whole.mask}
 
     def start_id(self) -> int:
         own = self.model.generation_config

@@ -127,7 +127,9 @@ class BackboneConfig(Section):
 
 
 class AdapterConfig(Section):
-    kind: Literal["lora", "bottleneck", "full"] = Field("lora", description="what is trained")
+    kind: Literal["lora", "bottleneck", "prompt", "full"] = Field(
+        "lora", description="what is trained"
+    )
     rank: Count = Field(8, description="lora: rank")
     alpha: float | None = Field(
         None, gt=0, description="lora: numerator of the scale alpha/rank; null: rank"
@@ -142,6 +144,12 @@ class AdapterConfig(Section):
     )
     activation: Literal["auto", "silu", "relu", "gelu"] = Field(
         "auto", description="bottleneck: auto: silu for houlsby, relu for pfeiffer"
+    )
+    length: Count = Field(10, description="prompt: tokens of a soft prompt, before the text")
+    bottleneck: Count | None = Field(
+        None,
+        description="prompt: units of a residual network that it passes while it is trained; "
+        "null: none",
     )
 
 
@@ -324,7 +332,8 @@ class RunConfig(Section):
     @property
     def label(self) -> str:
         """What tables call the method: ``conpet-static(emr)`` for emr with dynamic replay."""
-        return label_of(self.method.name, self.replay_kind)
+        settings = {("replay", "kind"): self.replay_kind, ("adapter", "kind"): self.adapter.kind}
+        return label_of(self.method.name, settings)
 
     @property
     def selection(self) -> Literal["random", "kmeans", "herding"]:

@@ -86,6 +86,11 @@ class Encoder:
         described = json.dumps(settings) + self._tokenizer.to_str()
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
+    @property
+    def frame(self) -> tuple[Sequence[int], Sequence[int]]:
+        """The ids before and behind every input."""
+        return self._begin, self._end
+
     def encode(self, example: Example) -> Encoded:
         """The ids of one example; DataError where its entities and prompt cannot fit."""
         return self.encode_all([example])[0]

@@ -116,8 +116,7 @@ def _write_mixed(state: State, batch: Batch, routing: Routing, memo: AnswerMemo)
     todo = [i for i, text in enumerate(texts) if text is None]
     if todo:
         at = torch.tensor(todo, device=state.device)
-        some = Routing(routing.names, routing.weights[at])
-        written = state.generate(batch.select(at), some)
+        written = state.generate(batch.select(at), routing.rows(at))
         scores = written.log_prob.exp().tolist()
         for i, ids, score in zip(todo, written.ids, scores, strict=True):
             texts[i] = text = (state.store.encoder.decode(ids), score)
@@ -165,8 +164,7 @@ def _written_oracle(
     out = [text for text, _ in texts]
     other = (~same).nonzero()[:, 0]
     if len(other):
-        some = Routing(known.names, known.weights[other], known.combine)
-        asked = _write(state, batch.select(other).without_answers(), some, memo)
+        asked = _write(state, batch.select(other).without_answers(), known.rows(other), memo)
         for i, (text, _) in zip(other.tolist(), asked, strict=True):
             out[i] = text
     return out
@@ -194,6 +192,18 @@ def ranked(routing: Routing) -> list[tuple[str, ...]]:
     return [
         tuple(routing.names[j] for j in columns if on[j] and not routing.names[j].startswith("@"))
         for columns, on in zip(order, active, strict=True)
+    ]
+
+
+def by_weight(routing: Routing) -> list[dict[str, float]]:
+    """The weight of each task's adapter, by example, largest first; shared adapters name no task.
+
+    Where all tasks go one way, as through one shared adapter, the dicts are empty.
+    """
+    order = routing.weights.argsort(dim=1, descending=True, stable=True).tolist()
+    return [
+        {routing.names[j]: row[j] for j in columns if not routing.names[j].startswith("@")}
+        for columns, row in zip(order, routing.weights.tolist(), strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from conpet.errors import ConfigError
 from conpet.methods.state import Output, PhaseSpec, State
 from conpet.registry import METHODS
-from conpet.types import Batch, Routing
+from conpet.types import Batch, Routing, Task
 
 __all__ = [
     "Computation",
@@ -108,6 +108,11 @@ class Phase(Protocol):
         """Freeze, store exemplars, class statistics."""
         return None
 
+    def sketch(self, state: State) -> bool:
+        """In a dry run, whose backbone has no weights and writes nothing: leave what ``end`` would,
+        by its sizes. False where there is nothing to write, and ``end`` can do so itself."""
+        return False
+
 
 @dataclass(frozen=True)
 class Computation(Phase):
@@ -144,7 +149,7 @@ class Method(Protocol):
     replay_kinds: ClassVar[tuple[str, ...]] = ("none",)
     refuses: ClassVar[Mapping[str, str]] = {}
     default_selection: ClassVar[str] = "random"
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "full")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "full")
     has_head: ClassVar[bool] = True
     answers: ClassVar[tuple[str, ...]] = ("class",)
 
@@ -172,8 +177,19 @@ class Method(Protocol):
                 f"are free text; methods that can learn it: {', '.join(able)}"
             )
 
+    def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
+        """Raise ConfigError or DataError where it cannot learn tasks that are to come.
+
+        Asked before any of them is learned.
+        """
+        return None
+
     def warnings(self, state: State) -> Sequence[str]:
         """What a person should know of the newest task before it is learned."""
+        return ()
+
+    def notes(self, state: State) -> Sequence[str]:
+        """What a person may want to know of the newest task once it is learned."""
         return ()
 
     def phases(self, state: State) -> Sequence[Phase]:

@@ -57,7 +57,7 @@ class ConpetDynamic(Method):
 
     default_replay: ClassVar[str] = "dynamic"
     replay_kinds: ClassVar[tuple[str, ...]] = ("dynamic", "full", "memory", "none")
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
@@ -155,6 +155,11 @@ class ConpetDynamic(Method):
             return Routing(names, torch.ones(len(batch), len(names), device=state.device), "expand")
         if k == 1 and true_task is not None:  # A(x) = {true task}, whatever the selector says
             return oracle(names, true_task)
+        if SELECTOR not in state.pool:
+            raise ConfigError(
+                f"method.top_k is {k}, and this run has no selector that could choose: it was "
+                "learned with method.top_k=all, and answers with all adapters alone"
+            )
         logits = state.head_logits(batch, SELECTOR, keep=true_task is not None)
         if self.selector_target == "label":
             logits = by_task(state, logits)
@@ -292,4 +297,4 @@ class NewAdapter(Phase):
         if not self.method.skip_gradless:
             return whole, routing
         mine = routing.weights[:, -1].nonzero()[:, 0]
-        return whole.select(mine), Routing(routing.names, routing.weights[mine], "expand")
+        return whole.select(mine), routing.rows(mine)

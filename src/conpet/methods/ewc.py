@@ -34,7 +34,12 @@ class EWC(OneAdapter):
     F = sum_j F_j and m = sum_j F_j theta*_j / F. It is the same number, not an approximation.
     """
 
-    refuses: ClassVar[Mapping[str, str]] = {"replay.kind": NO_REPLAY}
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "full")
+    refuses: ClassVar[Mapping[str, str]] = {
+        "replay.kind": NO_REPLAY,
+        "adapter.kind": "it holds weights that stay the same ones from task to task, and those of "
+        "a re-parameterised soft prompt do not",
+    }
 
     strength: float = Field(default=1000.0, ge=0, description="weight of the penalty")
     fisher: Literal["empirical", "expected"] = Field(
@@ -68,6 +73,12 @@ class Held(Tune):
         add_task(state.buffers, {k: p.detach() for k, p in weights.items()}, self._fisher(state))
         state.pool.train()
         super().end(state)
+
+    def sketch(self, state: State) -> bool:
+        weights = {k: p.detach() for k, p in state.pool.parameters_of(self.adapter).items()}
+        add_task(state.buffers, weights, {k: torch.zeros_like(p) for k, p in weights.items()})
+        super().end(state)
+        return True
 
     def _fisher(self, state: State) -> dict[str, Tensor]:
         rows = state.rng("fisher").permutation(state.task.train)[: self.method.fisher_examples]

@@ -42,7 +42,8 @@ class LatentReplay(OneAdapter):
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck")
     refuses: ClassVar[Mapping[str, str]] = {
         "replay.kind": NO_REPLAY,
-        "adapter.kind": "it needs features that stay, and full tuning would move them",
+        "adapter.kind": "it needs features that stay, and full tuning would move them; those of "
+        "an untrained soft prompt are not the backbone's",
     }
 
     features: Literal["backbone", "first-task"] = Field(

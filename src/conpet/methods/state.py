@@ -7,7 +7,7 @@ A positions of an answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,8 +23,9 @@ from conpet.objectives.classify import ReadOut, read_out, side_by_side
 from conpet.objectives.generate import Decoding, Pick, Written, token_log_probs
 from conpet.replay.base import FeatureKind, Replay, Rows
 from conpet.replay.logits import LogitCache
+from conpet.replay.pseudo import PseudoSamples
 from conpet.runtime import derive_seed, rng
-from conpet.types import Batch, Routing
+from conpet.types import Batch, Routing, Task
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class State:
         passes: examples sent through the backbone so far; the unit of the cost report.
         decoding: how answers in free text are written.
         inputs: the same rows as ``store`` without instructions; None where there are none.
+        text: the newest task as text; None before the first.
+        pseudo: pseudo-samples of the tasks, by name.
     """
 
     backbone: Backbone
@@ -104,6 +107,8 @@ class State:
     passes: int = 0
     decoding: Decoding = field(default_factory=Decoding)
     inputs: TokenStore | None = None
+    text: Task | None = None
+    pseudo: dict[str, PseudoSamples] = field(default_factory=dict)
     _by_row: np.ndarray = field(default_factory=lambda: np.full((2, 0), -1), repr=False)
     _indexed: int = field(default=0, repr=False)
 
@@ -167,9 +172,13 @@ class State:
         while start < len(order):
             longest = int(self.store.lengths[rows[order[start]]])
             answer = self.decoding.max_new_tokens if self.writes else 0
-            size = max(1, self.token_budget // (longest + answer))
+            size = self._rows_at_once(longest + answer)
             yield self.batch(rows[order[start : start + size]])
             start += size
+
+    def _rows_at_once(self, length: int) -> int:
+        """Rows of so many tokens that fit the token budget, soft prompts included."""
+        return max(1, self.token_budget // (self.pool.prompt_length + length))
 
     def rng(self, *parts: object) -> np.random.Generator:
         """A generator that depends on the run's seed, the task at hand and ``parts`` alone."""
@@ -180,13 +189,20 @@ class State:
 
     # Computation ---------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def token_embeddings(self, batch: Batch) -> Tensor:
+        """(B, S, width) of the prompts' tokens, as the frozen backbone looks them up."""
+        embed = self.backbone.model.get_input_embeddings()
+        found: Tensor = embed(batch.input_ids)
+        return found
+
     def forward(self, batch: Batch, routing: Routing) -> Output:
         """Features at the read-out. ``expand`` makes one row of each (example, adapter) pair."""
         if routing.combine == "mix":
             everyone = torch.arange(len(batch), device=self.device)
             return Output(self._features(batch, routing), everyone, torch.zeros_like(everyone))
         example, column = routing.weights.nonzero(as_tuple=True)
-        size = max(1, self.token_budget // batch.input_ids.shape[1])
+        size = self._rows_at_once(batch.input_ids.shape[1])
         features = [
             self._features(
                 batch.select(example[i : i + size]),
@@ -199,50 +215,65 @@ class State:
 
     def _features(self, batch: Batch, routing: Routing) -> Tensor:
         self.passes += len(batch)
-        with self.pool.routed(routing), self._half():
-            hidden = self.backbone(batch.input_ids, batch.attention_mask)
+        with self.pool.routed(routing) as soft_prompt, self._half():
+            hidden = self.backbone(batch.input_ids, batch.attention_mask, soft_prompt)
         return read_out(hidden, batch, self.read_out)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
         """(B, A) log p of the answers' tokens under a ``mix`` routing; 0 behind them."""
         self.passes += len(batch)
-        with self.pool.routed(routing), self._half():
+        with self.pool.routed(routing) as soft_prompt, self._half():
             logits = self._writer.answer_logits(
-                batch.input_ids, batch.attention_mask, batch.answer_ids
+                batch.input_ids, batch.attention_mask, batch.answer_ids, soft_prompt
             )
         return token_log_probs(logits, batch.answer_ids)
 
     @torch.no_grad()
-    def generate(self, batch: Batch, routing: Routing) -> Written:
-        """An answer in free text to each prompt under a ``mix`` routing, by ``decoding``."""
+    def generate(
+        self,
+        batch: Batch,
+        routing: Routing,
+        decoding: Decoding | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Written:
+        """An answer in free text to each prompt under a ``mix`` routing.
+
+        Args:
+            decoding: None is the run's own.
+            seeds: (B,) of what is drawn for each prompt; None: by the prompt's tokens, so that
+                equal prompts have equal answers.
+        """
         parts: list[Written] = []
-        size = max(
-            1, self.token_budget // (batch.input_ids.shape[1] + self.decoding.max_new_tokens)
-        )
+        decoding = decoding or self.decoding
+        if not decoding.sample:
+            seeds = None
+        elif seeds is None:
+            seeds = self._seeds(batch, decoding.seed)
+        size = self._rows_at_once(batch.input_ids.shape[1] + decoding.max_new_tokens)
         for start in range(0, len(batch), size):
             at = torch.arange(start, min(start + size, len(batch)), device=self.device)
             chunk = batch.select(at)
             self.passes += len(chunk)
-            pick = Pick(self.decoding, self._seeds(chunk) if self.decoding.sample else None)
-            mine = Routing(routing.names, routing.weights[at], "mix")
-            with self.pool.routed(mine), self._half():
+            pick = Pick(decoding, [seeds[i] for i in at.tolist()] if seeds is not None else None)
+            with self.pool.routed(routing.rows(at)) as soft_prompt, self._half():
                 ids = self._writer.write(
                     chunk.input_ids,
                     chunk.attention_mask,
+                    soft_prompt,
                     end_id=self.end_id,
-                    max_new_tokens=self.decoding.max_new_tokens,
+                    max_new_tokens=decoding.max_new_tokens,
                     processors=[pick],
-                    repetition_penalty=self.decoding.repetition_penalty,
+                    repetition_penalty=decoding.repetition_penalty,
                 )
             parts.append(pick.written(ids, self.end_id))
         ids_of = [row for part in parts for row in part.ids]
         return Written(ids_of, torch.cat([part.log_prob for part in parts]))
 
-    def _seeds(self, batch: Batch) -> list[int]:
+    def _seeds(self, batch: Batch, seed: int) -> list[int]:
         """One of each prompt, by its tokens alone."""
         lengths = batch.attention_mask.sum(dim=1).tolist()
         rows = zip(batch.input_ids.tolist(), lengths, strict=True)
-        return [derive_seed(self.decoding.seed, "answer", *ids[:n]) for ids, n in rows]
+        return [derive_seed(seed, "answer", *ids[:n]) for ids, n in rows]
 
     @property
     def end_id(self) -> int:
@@ -256,8 +287,9 @@ class State:
         return self.backbone
 
     def _half(self) -> AbstractContextManager[None]:
-        on = self.autocast is not None
-        return torch.autocast(self.device.type, self.autocast, enabled=on)
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast)
 
     def class_logits(self, batch: Batch, routing: Routing) -> Tensor:
         """The routed heads side by side, (B, C); null logits for tasks that were not routed to.

@@ -57,8 +57,13 @@ class Case:
 
     def build(self) -> Method:
         """The method with its options."""
-        own = {key: value for key, value in self.options if key.startswith("method__")}
-        return METHODS.load(self.method)(**{k.removeprefix("method__"): v for k, v in own.items()})
+        method: Method = METHODS.load(self.method)(**self.options_of("method"))
+        return method
+
+    def options_of(self, section: str) -> dict[str, Any]:
+        """Those of one section of the configuration."""
+        start = f"{section}__"
+        return {k.removeprefix(start): v for k, v in self.options if k.startswith(start)}
 
     def fit(
         self, stream: Stream, out: Path, *, seed: int = 1, observer: Observer | None = None
@@ -118,6 +123,7 @@ class Runs:
             spec=PhaseSpec(epochs=2, batch_size=4),
             read_out="mean" if self.case.kind in ("text", "instruction") else "mask",
             kind=self.case.adapter,
+            **self.case.options_of("adapter"),
         )
         watch = Watch(method, state)
         teach(state, watch, *self.stream.tasks)

@@ -81,4 +81,5 @@ def teach(state: State, method: Method, *tasks: Task, observer: Observer | None 
 def _add(state: State, task: Task) -> None:
     encoded = state.store.add_task(task, len(state.history), len(state.labels))
     state.history.append(encoded)
+    state.text = task
     state.planned = max(state.planned, len(state.history))

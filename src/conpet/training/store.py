@@ -19,6 +19,7 @@ from torch import Tensor
 from conpet.adapters.io import load_adapter, save_adapter
 from conpet.errors import CheckpointError
 from conpet.methods.base import State
+from conpet.replay.pseudo import PseudoSamples
 from conpet.runtime import (
     RunFolder,
     read_json,
@@ -43,6 +44,7 @@ class RunStore:
             "tasks": [],
             "adapters": {},
             "logits": {},
+            "pseudo": {},
         }
         if folder.state.exists():
             self.record = read_json(folder.state)
@@ -65,6 +67,10 @@ class RunStore:
             tensors, _ = read_tensors(self.folder.path / self.record["learner"])
             _load_learner(state, tensors)
         state.replay.hold(self.record.get("replay", {}))
+        state.pseudo = {
+            name: PseudoSamples.from_json(read_json(self.folder.path / where))
+            for name, where in self.record.get("pseudo", {}).items()
+        }
         state.passes = self.record.get("passes", 0)
 
     def commit(self, state: State, tasks: Sequence[Mapping[str, Any]], **facts: Any) -> None:
@@ -78,6 +84,10 @@ class RunStore:
             labels = _labels_of(state, name)
             save_adapter(state.pool, name, self.folder.path / where, labels=labels)
             adapters[name] = {"folder": where, "role": role}
+        pseudo = dict(self.record.get("pseudo", {}))
+        for name in state.pseudo.keys() - pseudo.keys():
+            pseudo[name] = f"pseudo/{number}-{name}.json"
+            write_json_atomic(self.folder.path / pseudo[name], state.pseudo[name].to_json())
         learner = None
         tensors = _learner(state)
         if tensors:
@@ -90,6 +100,7 @@ class RunStore:
             "adapters": adapters,
             "learner": learner,
             "replay": state.replay.held(),
+            "pseudo": pseudo,
             "logits": state.logits.commit(),
             "passes": state.passes,
         }
@@ -115,8 +126,8 @@ class RunStore:
     def _clean(self) -> None:
         """Remove what older commits wrote and this one no longer names."""
         wanted = {where["folder"] for where in self.record["adapters"].values()}
-        wanted.add(self.record.get("learner"))
-        for parent in ("adapters", "router", "learner"):
+        wanted |= {self.record.get("learner"), *self.record.get("pseudo", {}).values()}
+        for parent in ("adapters", "router", "learner", "pseudo"):
             for path in (self.folder.path / parent).glob("*"):
                 if f"{parent}/{path.name}" in wanted:
                     continue
@@ -144,10 +155,16 @@ class RunStore:
                     "role": pool.role(name),
                     "live": pool.is_live(name),
                     "n_classes": pool.head(name).weight.shape[0] if pool.has_head(name) else 0,
+                    "n_tokens": len(pool.token_ids(name)),
                 }
                 for name in pool.changed
             },
             "replay": state.replay.held(),
+            "pseudo": {
+                name: samples.to_json()
+                for name, samples in state.pseudo.items()
+                if name not in self.record.get("pseudo", {})
+            },
             "logits": state.logits.commit(),
             "passes": state.passes,
         }
@@ -168,19 +185,20 @@ class RunStore:
                 "or delete the file to give up what it holds"
             )
         for name, facts in meta["adapters"].items():
-            if name in state.pool.names:
-                state.pool.thaw(name)
-                if state.pool.has_head(name):
-                    head = state.pool.head(name)
-                    head.grow(facts["n_classes"] - head.weight.shape[0], 0)
-            else:
-                state.pool.add(name, seed=0, n_classes=facts["n_classes"], role=facts["role"])
+            if name not in state.pool.names:
+                sizes = {key: facts.get(key, 0) for key in ("n_classes", "n_tokens")}
+                state.pool.add(name, seed=0, role=facts["role"], **sizes)
+            elif state.pool.has_head(name):
+                head = state.pool.head(name)
+                head.grow(facts["n_classes"] - head.weight.shape[0], 0)
+            # first: live and frozen adapters may hold other tensors
+            (state.pool.thaw if facts["live"] else state.pool.freeze)(name)
             state.pool.load_tensors(name, _under(tensors, f"adapter/{name}/"))
-            if not facts["live"]:
-                state.pool.freeze(name)
         _load_learner(state, _under(tensors, "learner/"))
         _set_rng_state(_under(tensors, "rng/"))
         state.replay.hold(meta["replay"])
+        for name, values in meta.get("pseudo", {}).items():
+            state.pseudo[name] = PseudoSamples.from_json(values)
         state.logits.rollback(meta["logits"])
         state.passes = meta["passes"]
         return Progress.from_json(

@@ -29,7 +29,13 @@ def saved(backbone: Any, filled: Fill, tmp_path: Path) -> tuple[Pool, Path]:
 
 
 @pytest.mark.parametrize(
-    "options", [{"rank": 3, "alpha": 0.5}, {"kind": "bottleneck", "size": 3}, {"kind": "full"}]
+    "options",
+    [
+        {"rank": 3, "alpha": 0.5},
+        {"kind": "bottleneck", "size": 3},
+        {"kind": "prompt", "length": 3},
+        {"kind": "full"},
+    ],
 )
 @pytest.mark.parametrize("n_classes", [0, 2])
 def test_round_trip_is_exact(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from conpet.adapters.base import KindName
 from conpet.adapters.pool import Pool
+from conpet.backbones.shapes import shape_of
 from conpet.errors import CheckpointError, ConfigError
 from conpet.types import Routing
 
@@ -38,7 +37,7 @@ def train_step(pool: Pool, backbone: Any, batch: Pair, name: str) -> None:
     optimiser.zero_grad()
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "prompt"])
 def test_first_weights_depend_on_seed_and_name_alone(backbone: Any, kind: KindName) -> None:
     one, two = Pool(backbone, kind=kind), Pool(backbone, kind=kind)
     torch.manual_seed(1)
@@ -185,30 +184,11 @@ def test_names_of_methods_and_dots_are_allowed(backbone: Any) -> None:
 
 
 def test_llama_7b_counts_on_the_meta_device() -> None:
-    with torch.device("meta"):
-        llama = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=32000,
-                hidden_size=4096,
-                intermediate_size=11008,
-                num_hidden_layers=32,
-                num_attention_heads=32,
-            )
-        )
-
-    backbone: Any = SimpleNamespace(
-        hidden_size=4096,
-        model=llama.model,
-        linears=lambda names: {
-            path: module
-            for path, module in llama.model.named_modules()
-            if path.rpartition(".")[2] in names
-        },
-    )
+    backbone = shape_of("llama-2-7b", generative=True)
     pool = Pool(backbone, rank=4, targets=["q_proj", "k_proj"])
     pool.add("selector", seed=0, n_classes=80)
     adapter, head = pool.count("selector")
-    total = sum(p.numel() for p in llama.parameters())
+    total = sum(p.numel() for p in backbone.model.parameters())
     assert adapter == 2 * 32 * (4 * 4096 + 4096 * 4) == 2_097_152
     assert round(total / adapter) == 3213 and round(total / 1e9, 3) == 6.738
     assert head == 80 * 4096 + 80 and round(total / (adapter + head)) == 2779

@@ -1,0 +1,86 @@
+"""A soft prompt and a text in one row of embeddings, so that the padding changes nothing.
+
+In every row stand first the prompt's positions that are there, then the text's, without a gap; all
+padding is on one side. A row without a prompt is then the text alone, at the positions it has
+without one, whatever the model makes of positions.
+
+Shapes: B batch, m positions of the soft prompt, S of the text, N = m + S, d of the embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from conpet.errors import RoutingError
+from conpet.types import SoftPrompt
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What a model reads.
+
+    Attributes:
+        embeddings: (B, N, d) in the type of the text's.
+        mask: (B, N) int64, 1 for real positions.
+        order: (B, N) int64, where each position stood in [soft prompt, text]; None: it is there.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    order: Tensor | None
+
+    def text(self, states: Tensor, length: int) -> Tensor:
+        """The states (B, S, d) of the ``length`` positions of the text, of all states (B, N, d)."""
+        if self.order is None:
+            return states[:, -length:]
+        place = self.order.argsort(dim=1)[:, -length:]
+        return states.gather(1, _wide(place, states))
+
+    def ids(self, input_ids: Tensor) -> Tensor:
+        """(B, N) an id for each position, of the text's ids (B, S); those of the soft prompt, which
+        has none, repeat the text's first."""
+        m = self.mask.shape[1] - input_ids.shape[1]
+        whole = torch.cat([input_ids[:, :1].expand(-1, m), input_ids], dim=1)
+        return whole if self.order is None else whole.gather(1, self.order)
+
+
+def prompted(
+    soft_prompt: SoftPrompt,
+    embeddings: Tensor,
+    attention_mask: Tensor,
+    *,
+    padding: Literal["left", "right"],
+) -> Prompted:
+    """``soft_prompt`` before texts that are padded on the right.
+
+    Args:
+        embeddings: (B, S, d) of the texts.
+        attention_mask: (B, S).
+        padding: the side on which it is to be afterwards.
+
+    Raises:
+        RoutingError: it has more or fewer rows than there are texts.
+    """
+    batch, m = soft_prompt.embeddings.shape[:2]
+    if batch != len(embeddings):
+        raise RoutingError(
+            f"the soft prompt has {batch} rows and the batch {len(embeddings)}; give the routing "
+            "one row per example (a zero row is the plain backbone)"
+        )
+    given = soft_prompt.mask
+    there = attention_mask.new_ones(batch, m) if given is None else given.to(attention_mask)
+    mask = torch.cat([there, attention_mask], dim=1)
+    whole = torch.cat([soft_prompt.embeddings.to(embeddings.dtype), embeddings], dim=1)
+    if padding == "right" and given is None:
+        return Prompted(whole, mask, None)
+    order = mask.argsort(dim=1, stable=True, descending=padding == "right")
+    return Prompted(whole.gather(1, _wide(order, whole)), mask.gather(1, order), order)
+
+
+def _wide(index: Tensor, like: Tensor) -> Tensor:
+    """An index (B, n) of positions for tensors (B, N, d)."""
+    return index.unsqueeze(2).expand(-1, -1, like.shape[2])

@@ -50,6 +50,7 @@ def learn_stream(run: OpenRun, stream: Stream, observer: Observer | None = None)
     )
     run.state.replay.check(sum(max(1, len(task.labels)) for task in stream.tasks))
     run.encode(stream.tasks[done:])
+    run.method.check_tasks(run.state, stream.tasks[done:])
     run.state.planned = len(stream.tasks)
     watch = Observers.of_run(run.folder, accelerator, config.trackers, observer)
     with _stop_signals() as stopped, watch:
@@ -88,6 +89,8 @@ def _learn_task(
         )
     fingerprint = stream.fingerprints[task.name]
     cost = trainer.learn(run.store.load_checkpoint(state, fingerprint))
+    for note in run.method.notes(state):
+        watch.note("info", f"task '{task.name}': {note}")
     started = time.perf_counter()
     row: list[float | None] = [None] * (index + 1)
     if run.method.ready(state):

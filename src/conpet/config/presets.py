@@ -13,15 +13,21 @@ STATIC_BASES = ("replay", "emr", "ea-emr", "emar", "crl")
 
 @dataclass(frozen=True)
 class Preset:
-    """A name that stands for a method with dynamic replay.
+    """A name that stands for a method with one setting.
 
     Attributes:
         bases: the methods that ``method.base`` may name; the first one is the default.
+        section, key, value: the setting.
+        words: how the setting is called in a sentence.
     """
 
     summary: str
     doc: str
     bases: tuple[str, ...]
+    section: str
+    key: str
+    value: str
+    words: str
 
 
 PRESETS = {
@@ -32,7 +38,17 @@ PRESETS = {
         "steps that does not depend on the number of tasks. method.base names the method; its own\n"
         "options go with it. Without a memory to choose, emr is the same as replay.",
         STATIC_BASES,
-    )
+        *("replay", "kind", "dynamic", "dynamic replay"),
+    ),
+    "sapt-prompt": Preset(
+        "soft prompts instead of LoRA, mixed and selected by one shared attention (SAPT)",
+        "SAPT-Prompt (arXiv 2401.08295): the method sapt with adapter.kind=prompt. The soft\n"
+        "prompts of all tasks are added with the weights of the attention, and their sum stands\n"
+        "before the text. adapter.length is their length, adapter.bottleneck the optional network\n"
+        "behind them. The options are those of sapt.",
+        ("sapt",),
+        *("adapter", "kind", "prompt", "soft prompts"),
+    ),
 }
 
 
@@ -40,7 +56,7 @@ def expand_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
     """``method: {name: conpet-static, base: emr}`` -> ``method: {name: emr}`` with dynamic replay.
 
     Raises:
-        ConfigError: another base, or another kind of replay.
+        ConfigError: another base, or another value of the setting that the name stands for.
     """
     method = tree.get("method")
     if not isinstance(method, Mapping) or method.get("name") not in PRESETS:
@@ -53,18 +69,23 @@ def expand_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
             f"method.base is '{base}', which {name} cannot build on."
             f"{did_you_mean(str(base), preset.bases)} Allowed: {', '.join(preset.bases)}"
         )
-    replay = tree.get("replay", {})
-    if isinstance(replay, Mapping):
-        if replay.get("kind", "auto") not in ("auto", "dynamic"):
+    section = tree.get(preset.section, {})
+    if isinstance(section, Mapping):
+        if section.get(preset.key, "auto") not in ("auto", preset.value):
             raise ConfigError(
-                f"replay.kind is '{replay['kind']}', and {name} is a method with dynamic replay; "
-                f"leave it out, or run the method itself: --method {base}"
+                f"{preset.section}.{preset.key} is '{section[preset.key]}', and {name} is a method "
+                f"with {preset.words}; leave it out, or run the method itself: --method {base}"
             )
-        replay = {**replay, "kind": "dynamic"}
-    return {**tree, "method": {**method, "name": base}, "replay": replay}
+        section = {**section, preset.key: preset.value}
+    return {**tree, "method": {**method, "name": base}, preset.section: section}
 
 
-def label_of(method: str, replay: str) -> str:
-    """What tables call a run: ``conpet-static(emr)`` for emr with dynamic replay."""
-    static = method in STATIC_BASES and replay == "dynamic"
-    return f"conpet-static({method})" if static else method
+def label_of(method: str, settings: Mapping[tuple[str, str], str]) -> str:
+    """What tables call a run: ``conpet-static(emr)`` for emr with dynamic replay.
+
+    ``settings``: the values that presets set, by section and key.
+    """
+    for name, preset in PRESETS.items():
+        if method in preset.bases and settings[preset.section, preset.key] == preset.value:
+            return f"{name}({method})" if len(preset.bases) > 1 else name
+    return method

@@ -1,0 +1,243 @@
+"""A generator of pseudo-samples: an adapter that learns to write the inputs of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conpet.encoding.encode import Encoder, length_buckets
+from conpet.errors import ConfigError, DataError
+from conpet.methods.base import LossTerms, ParamGroup, Phase, PhaseSpec, State, Step
+from conpet.objectives.generate import Decoding, answer_loss
+from conpet.replay.pseudo import PseudoSamples, Sieve
+from conpet.routing.base import single
+from conpet.runtime import derive_seed
+from conpet.types import NO_TOKEN, Batch, Example, Task
+
+GENERATOR = "@generator"
+CUE = "Write an input for this task."
+"""What stands for the instruction of a task that has none."""
+
+TRIES = 10  # texts that are written, at most, for each that is wanted
+ROUND = 32  # of them at a time
+
+SHORTEST_PROMPT = 16  # tokens that an instruction has for itself
+UNCUT = 10**6  # tokens; no instruction has so many
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How pseudo-samples are written.
+
+    Attributes:
+        markers: the generator is asked by a marker, and writes the instruction, a second marker and
+            the input (the authors' form); else it is asked with the instruction.
+        share: of the training examples, so many pseudo-samples, at least one.
+        max_tokens: of a text, its end included.
+        temperature, top_k, repetition_penalty: of sampling.
+        shortest: fewest words of a text.
+    """
+
+    markers: bool
+    share: float
+    max_tokens: int
+    temperature: float
+    top_k: int
+    repetition_penalty: float
+    shortest: int
+
+    def wanted(self, n_train: int) -> int:
+        return max(1, int(self.share * n_train))
+
+
+@dataclass(frozen=True)
+class Generate(Phase):
+    """Train an adapter of its own to write an input of the newest task, given its instruction; then
+    sample pseudo-samples, keep what can stand for an input, and drop the adapter.
+
+        loss = -(1/n) sum log p(token of the input | instruction, tokens before it)
+
+    SAPT (arXiv 2401.08295) lets the generator write the instruction too, between two markers that
+    are new tokens (``Recipe.markers``), and one written instruction then serves all samples of the
+    task. By default the instruction is the task's own, which is no private datum.
+    """
+
+    name: str
+    spec: PhaseSpec
+    recipe: Recipe
+
+    def check(self, state: State, tasks: Sequence[Task]) -> None:
+        """ConfigError where no input of one of the tasks can be written."""
+        backbone, most = state.backbone, self.recipe.max_tokens
+        if not state.writes:
+            raise ConfigError(
+                "method.pseudo is 'generated', and a backbone that is to name classes is loaded "
+                "without the head that writes texts; use method.pseudo=real or file"
+            )
+        alone = backbone.kind == "decoder"  # what it writes stands behind what it is asked
+        room = backbone.max_length
+        room -= state.pool.prompt_length + SHORTEST_PROMPT if alone else 0
+        if most > room:
+            raise ConfigError(
+                f"method.generator_tokens is {most}, and backbone '{backbone.name}', which has "
+                f"{backbone.max_length}, can write no more than {room} of them; lower it"
+            )
+        for task in tasks if self.recipe.markers else ():
+            given = sorted({example.instruction for example in task.train})
+            taken = min(map(len, self._encoder(state, UNCUT).encode_answers(given)))
+            if taken + 1 + self.recipe.shortest > most:  # the end is counted; the marker is not
+                raise ConfigError(
+                    f"method.generator_tokens is {most}, and the instruction of task "
+                    f"'{task.name}' alone takes {taken - 1}, so that no input would follow it; "
+                    "raise it, or use method.generator_format=instruction"
+                )
+
+    def begin(self, state: State) -> None:
+        seed = state.seed_of(self.name, "initial weights")
+        n_tokens = 2 if self.recipe.markers else 0
+        state.pool.add(GENERATOR, seed=seed, role="generator", n_tokens=n_tokens)
+
+    def trainable(self, state: State) -> Sequence[ParamGroup]:
+        return [ParamGroup(state.pool.parameters_of(GENERATOR), self.spec.lr)]
+
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
+        pairs = self._pairs(state)
+        lengths = np.array([len(prompt) + len(answer) for prompt, answer in pairs])
+        rng = state.rng(self.name, "epoch", epoch)
+        buckets = length_buckets(lengths, self.spec.batch_size, rng)
+        return [{"task": self._batch(state, [pairs[i] for i in at])} for at in buckets]
+
+    def loss(self, state: State, step: Step) -> LossTerms:
+        batch: Batch = step["task"]
+        log_probs = state.answer_log_probs(batch, single(GENERATOR, len(batch), state.device))
+        return {self.name: answer_loss(log_probs, batch.answer_ids)}
+
+    def end(self, state: State) -> None:
+        assert state.text is not None
+        state.pool.freeze(GENERATOR)
+        state.pseudo[state.task.name] = self._write(state, state.text)
+        state.pool.remove(GENERATOR)
+
+    def sketch(self, state: State) -> bool:
+        """As many samples as may be kept."""
+        assert state.text is not None
+        state.pool.remove(GENERATOR)
+        inputs = (("", "word"),) * self.recipe.wanted(len(state.text.train))
+        state.pseudo[state.task.name] = PseudoSamples("generated", inputs)
+        return True
+
+    def _write(self, state: State, task: Task) -> PseudoSamples:
+        """Sample until enough texts are kept, or too many were written."""
+        wanted = self.recipe.wanted(len(task.train))
+        sieve = Sieve((example.text for example in task.train), self.recipe.shortest)
+        instructions: list[str] = []
+        rng = state.rng(self.name, "instructions")
+        for first in range(0, wanted * TRIES, ROUND):
+            chosen = rng.integers(len(task.train), size=min(ROUND, wanted * TRIES - first))
+            given = [task.train[i].instruction for i in chosen]
+            for instruction, text in self._texts(state, given, first):
+                if len(sieve.kept) < wanted and sieve.offer(text):
+                    instructions.append(instruction)
+            if len(sieve.kept) == wanted:
+                break
+        if self.recipe.markers and instructions:
+            one = state.rng(self.name, "one instruction").integers(len(instructions))
+            instructions = [instructions[one]] * len(instructions)
+        inputs = tuple(zip(instructions, sieve.kept, strict=True))
+        return PseudoSamples("generated", inputs, sieve.quality())
+
+    def _texts(
+        self, state: State, given: Sequence[str], first: int
+    ) -> list[tuple[str, str | None]]:
+        """(instruction, input) as they were written; no input where its marker is missing."""
+        recipe, encoder = self.recipe, self._encoder(state)
+        batch = self._batch(state, [(prompt, []) for prompt in self._prompts(state, given)])
+        decoding = Decoding(
+            max_new_tokens=recipe.max_tokens,
+            sample=True,
+            temperature=recipe.temperature,
+            top_k=recipe.top_k,
+            repetition_penalty=recipe.repetition_penalty,
+        )
+        seed = state.seed_of(self.name, "text")
+        seeds = [derive_seed(seed, first + i) for i in range(len(batch))]
+        routing = single(GENERATOR, len(batch), state.device)
+        written = state.generate(batch, routing, decoding, seeds).ids
+        if not recipe.markers:
+            return [(text, encoder.decode(ids)) for text, ids in zip(given, written, strict=True)]
+        found: list[tuple[str, str | None]] = []
+        _, marker = state.pool.token_ids(GENERATOR)
+        for ids in written:
+            at = ids.index(marker) if marker in ids else len(ids)
+            instruction = encoder.decode(ids[:at])
+            told = at < len(ids) and _fits(state, instruction)
+            found.append((instruction, encoder.decode(ids[at + 1 :]) if told else None))
+        return found
+
+    def _pairs(self, state: State) -> list[Pair]:
+        """The training examples the other way round: what is asked, and the input."""
+        assert state.text is not None
+        examples, encoder = state.text.train, self._encoder(state)
+        prompts = self._prompts(state, [example.instruction for example in examples])
+        answers = encoder.encode_answers([example.text for example in examples])
+        if self.recipe.markers:
+            _, marker = state.pool.token_ids(GENERATOR)
+            headed = encoder.encode_answers([example.instruction for example in examples])
+            most = self.recipe.max_tokens
+            answers = [
+                [*[*head[:-1], marker, *answer[:-1]][: most - 1], answer[-1]]
+                for head, answer in zip(headed, answers, strict=True)
+            ]
+        return list(zip(prompts, answers, strict=True))
+
+    def _prompts(self, state: State, instructions: Sequence[str]) -> list[list[int]]:
+        encoder = self._encoder(state)
+        if self.recipe.markers:
+            marker, _ = state.pool.token_ids(GENERATOR)
+            begin, end = encoder.frame
+            return [[*begin, marker, *end] for _ in instructions]
+        asked = [Example(f"{i}", text.strip() or CUE) for i, text in enumerate(instructions)]
+        return [ids for ids, _ in encoder.encode_all(asked)]
+
+    def _batch(self, state: State, pairs: Sequence[Pair]) -> Batch:
+        prompts, answers = [p for p, _ in pairs], [a for _, a in pairs]
+        ids = _filled(prompts, state.store.encoder.pad_id)
+        unknown = torch.full((len(pairs),), -1)
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+        batch = Batch(ids, mask, unknown, unknown, unknown, unknown, _filled(answers, NO_TOKEN))
+        return batch.to(state.device)
+
+    def _encoder(self, state: State, most: int | None = None) -> Encoder:
+        room = state.backbone.max_length - state.pool.prompt_length
+        room -= self.recipe.max_tokens if state.backbone.kind == "decoder" else 0
+        return Encoder(
+            state.backbone.tokenizer,
+            max_length=min(state.store.encoder.max_length, room),
+            backbone_kind=state.backbone.kind,
+            template="{input}",
+            max_answer_length=most or self.recipe.max_tokens,
+        )
+
+
+Pair = tuple[list[int], list[int]]
+"""Ids of what is asked, and of what is to be written."""
+
+
+def _fits(state: State, instruction: str) -> bool:
+    """Whether a prompt that begins with it has room for an input."""
+    try:
+        state.store.encoder.encode(Example("pseudo", CUE, instruction=instruction))
+    except DataError:
+        return False
+    return True
+
+
+def _filled(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """(B, longest) int64."""
+    longest = max(map(len, rows), default=0)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows]).long()

@@ -1,0 +1,483 @@
+"""SAPT (arXiv 2401.08295): one attention both mixes the adapters and selects them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from conpet.adapters.seeding import generator_for
+from conpet.encoding.encode import TokenStore
+from conpet.errors import ConfigError, DataError
+from conpet.methods.base import (
+    Computation,
+    LossTerms,
+    Method,
+    ParamGroup,
+    Phase,
+    State,
+    Step,
+)
+from conpet.methods.generator import Generate, Recipe
+from conpet.methods.tune import Tune
+from conpet.objectives.classify import side_by_side
+from conpet.replay.dynamic import NoReplay
+from conpet.replay.pseudo import PseudoSamples
+from conpet.routing.attention import (
+    Order,
+    Pooling,
+    Remembered,
+    SharedAttention,
+    padded_reference,
+    pool_tokens,
+    reflection,
+    route,
+)
+from conpet.routing.base import single
+from conpet.streams.readers import read_rows
+from conpet.types import Batch, Routing, Task
+
+ATTENTION = "attention"
+QUERIES, REFERENCE = "queries/", "reference/"
+"""Buffers of each task: pooled token embeddings (n, d) of its pseudo-samples, and how they were
+routed when it was learned, (i,) or (n, i) over the i tasks known then."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class SAPT(Method):
+    """Learn task t with all adapters at once, mixed by an attention that is shared by all layers.
+
+        q = f(max over the prompt's tokens of their frozen embeddings)
+        a = softmax(k_1 . q, ..., k_t . q; temperature)
+        every adapted projection:  W x + (alpha / r) sum_i a_i B_i A_i x
+
+    1. Adapter t, key t and the projection f, on the new task's examples; the old adapters and keys
+       are frozen.
+         loss = task loss + reflection * sum_{i<t} mean over pseudo-samples x of task i of
+                KL(a as it was when task i was learned, 0 for later tasks || a(x))
+    2. A generator adapter learns to write the task's inputs; pseudo-samples are drawn from it and
+       kept, the adapter is not (``pseudo=generated``).
+    3. The reference attention of task t: its mean over the task's validation (or training) prompts.
+
+    Prediction: the same attention mixes the adapters; no task id. Classes: the heads of all tasks
+    stand side by side on the mixed features, and only the newest trains.
+
+    Where we differ from the authors' code: padding has no part in the query; the instruction of a
+    pseudo-sample is the task's own; the gradient through frozen adapters is exact; references never
+    come from test data; the weight of the reflection does not depend on accumulation. Each has an
+    option that brings theirs back, but for the last two.
+    """
+
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
+    answers: ClassVar[tuple[str, ...]] = ("class", "text")
+    refuses: ClassVar[Mapping[str, str]] = {
+        "replay.kind": "it keeps no real examples, but pseudo-samples (method.pseudo)"
+    }
+
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default="all", description="adapters with the largest weights that answer, or 'all'"
+    )
+    train_top_k: bool = Field(
+        default=False, description="top_k in training too; the new adapter is always among them"
+    )
+    attend: Literal["both", "selection"] = Field(
+        default="both",
+        description="the attention mixes while learning and answering (both, the paper); or it "
+        "learns only to select, and each adapter learns alone (an ablation)",
+    )
+    bottleneck: int = Field(default=100, ge=1, description="width inside the projection f")
+    order: Order = Field(
+        default="after", description="SiLU after both layers of f (the code) or between (the paper)"
+    )
+    temperature: float | None = Field(
+        default=None, gt=0, description="of the attention; None: the root of the embedding's width"
+    )
+    query: Pooling = Field(
+        default="masked", description="pool real tokens (masked), or padding too (padded: the code)"
+    )
+    attention_lr: float | None = Field(
+        default=None, gt=0, description="learning rate of f and the key; None: train.lr"
+    )
+    cut: bool = Field(
+        default=False, description="no gradient to lower layers through frozen adapters (the code)"
+    )
+    reflection: float = Field(
+        default=1.0, ge=0, description="weight of the reflection loss; 0: none"
+    )
+    reflection_over: Literal["sum", "mean"] = Field(
+        default="sum", description="its terms of the old tasks are summed (the code), or averaged"
+    )
+    reflection_every: int = Field(default=1, ge=1, description="in every so manieth batch")
+    reflection_from: int = Field(default=0, ge=0, description="from this epoch on, counted from 0")
+    reference: Literal["mean", "sample"] = Field(
+        default="mean",
+        description="reference attention: the mean over a task, or of each pseudo-sample itself",
+    )
+    reference_from: Literal["valid", "train"] = Field(
+        default="valid", description="prompts whose attention is averaged; without any: train"
+    )
+    pseudo: Literal["auto", "generated", "real", "file"] = Field(
+        default="auto",
+        description="what stands for old inputs: generated texts, real ones (an upper bound), or "
+        "those of a file; auto: generated where the backbone writes, else real",
+    )
+    pseudo_file: Path | None = Field(
+        default=None, description="pseudo=file: JSONL, CSV or Parquet with task, input, instruction"
+    )
+    pseudo_share: float = Field(
+        default=0.02, gt=0, le=1, description="pseudo-samples of a task by its training examples"
+    )
+    generator_format: Literal["instruction", "markers"] = Field(
+        default="instruction",
+        description="the generator is given the instruction; or it writes it too, between two "
+        "marker tokens of its own (markers: the code)",
+    )
+    generator_steps: int = Field(default=300, ge=1, description="optimiser steps of a generator")
+    generator_batch_size: int = Field(default=16, ge=1, description="examples of its batches")
+    generator_lr: float = Field(default=1e-3, gt=0, description="its learning rate")
+    generator_tokens: int = Field(
+        default=96, ge=8, description="tokens of a generated input, its end included"
+    )
+    generator_temperature: float = Field(default=1.0, gt=0, description="of sampling")
+    generator_top_k: int = Field(
+        default=20, ge=0, description="likeliest tokens that are drawn from"
+    )
+    generator_penalty: float = Field(
+        default=1.2, gt=0, description="of repeated tokens; 1: none (the code: 2.5)"
+    )
+    generator_shortest: int = Field(default=3, ge=1, description="fewest words of a kept text")
+
+    def check(self, replay: str) -> None:
+        if (self.pseudo == "file") != (self.pseudo_file is not None):
+            raise ConfigError(
+                f"method.pseudo is '{self.pseudo}' and method.pseudo_file {self.pseudo_file}; give "
+                "both pseudo=file and the file, or neither"
+            )
+        if self.train_top_k and self.top_k == "all":
+            raise ConfigError(
+                "method.train_top_k=true needs a number as method.top_k; give one, or leave it out"
+            )
+
+    def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
+        self._samples(state).check(state, tasks)
+
+    def modules(self, state: State) -> Mapping[str, nn.Module]:
+        width = state.backbone.model.get_input_embeddings().weight.shape[1]
+        attention = SharedAttention(
+            width,
+            bottleneck=self.bottleneck,
+            order=self.order,
+            temperature=self.temperature,
+            generator=generator_for(state.seed, ATTENTION, "projection"),
+        )
+        return {ATTENTION: attention.to(state.device)}
+
+    def phases(self, state: State) -> Sequence[Phase]:
+        learn = Attend(
+            "adapter",
+            state.spec,
+            state.task.name,
+            "task",
+            len(state.task.labels),
+            NoReplay(),
+            method=self,
+        )
+        return [learn, self._samples(state), Reference("reference", method=self)]
+
+    def _samples(self, state: State) -> Generate | GivenSamples:
+        source = self.source(state)
+        if source != "generated":
+            return GivenSamples("pseudo", method=self)
+        spec = replace(
+            state.spec,
+            steps=self.generator_steps,
+            batch_size=self.generator_batch_size,
+            lr=self.generator_lr,
+            select="last",
+        )
+        return Generate("generator", spec, self.recipe)
+
+    def source(self, state: State) -> str:
+        """``pseudo``, with ``auto`` resolved."""
+        if self.pseudo == "auto":
+            return "generated" if state.writes else "real"
+        return self.pseudo
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(
+            self.generator_format == "markers",
+            self.pseudo_share,
+            self.generator_tokens,
+            self.generator_temperature,
+            self.generator_top_k,
+            self.generator_penalty,
+            self.generator_shortest,
+        )
+
+    def route(self, state: State, batch: Batch) -> Routing:
+        top = None if self.top_k == "all" else self.top_k
+        return route(state.task_names, self.attend_to(state, batch), top=top, cut=self.cut)
+
+    def attend_to(self, state: State, batch: Batch) -> Tensor:
+        """(B, T) the logits of the attention."""
+        return attention(state).logits(self.pooled(state, batch), state.task_names)
+
+    def pooled(self, state: State, batch: Batch) -> Tensor:
+        """(B, d) what the query is made of."""
+        embeddings = state.token_embeddings(batch)
+        return pool_tokens(embeddings, batch.attention_mask, self.query)
+
+    def scores(self, state: State, batch: Batch, routing: Routing) -> Tensor:
+        return class_logits(state, batch, routing).log_softmax(dim=1)
+
+    def notes(self, state: State) -> Sequence[str]:
+        return [about(state.pseudo[state.task.name])]
+
+
+def attention(state: State) -> SharedAttention:
+    module = state.modules[ATTENTION]
+    assert isinstance(module, SharedAttention)
+    return module
+
+
+def class_logits(state: State, batch: Batch, routing: Routing) -> Tensor:
+    """(B, C) the heads of all tasks side by side, on the mixed features."""
+    output = state.forward(batch, routing)
+    logits = [state.pool.head(task.name)(output.features) for task in state.history]
+    first = [task.first_column for task in state.history]
+    shape = (len(batch), state.n_classes)
+    return side_by_side(logits, [output.example] * len(logits), first, shape)
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class Attend(Tune):
+    """Phase 1: the new adapter, its key and the projection, beside the frozen ones."""
+
+    method: SAPT
+
+    def begin(self, state: State) -> None:
+        super().begin(state)
+        seed = state.seed_of(self.name, "initial weights")
+        attention(state).add_key(self.adapter, generator_for(seed, "key", self.adapter))
+
+    def trainable(self, state: State) -> Sequence[ParamGroup]:
+        shared = attention(state).parameters_of(self.adapter)
+        named = {f"{ATTENTION}.{key}": p for key, p in shared.items()}
+        lr = self.method.attention_lr or self.spec.lr
+        return [*super().trainable(state), ParamGroup(named, lr)]
+
+    def batches(self, state: State, epoch: int) -> Sequence[Step]:
+        steps = super().batches(state, epoch)
+        old = OldTasks.of(state)
+        if old is None or not self.method.reflection or epoch < self.method.reflection_from:
+            return steps
+        return Reflecting(self, state, steps, old, epoch)
+
+    def loss(self, state: State, step: Step) -> LossTerms:
+        terms = dict(super().loss(state, step))
+        if self.method.attend == "selection":  # or nothing would train the attention
+            logits = self.method.attend_to(state, step["task"])
+            terms["selection"] = -logits.log_softmax(dim=1)[:, -1].mean()
+        if "reflection" in step:
+            old: Remembered = step["reflection"]
+            logits = attention(state).logits(old.pooled, state.task_names)
+            terms["reflection"] = self.method.reflection * reflection(logits, old)
+        return terms
+
+    def _routing(self, state: State, batch: Batch) -> Routing:
+        if self.method.attend == "selection":
+            return single(self.adapter, len(batch), state.device)
+        logits = self.method.attend_to(state, batch)
+        top = self.method.top_k if self.method.train_top_k else None
+        names, cut = state.task_names, self.method.cut
+        return route(names, logits, top=top, newest=True, cut=cut)  # type: ignore[arg-type]
+
+    def _logits(self, state: State, batch: Batch) -> Tensor:
+        return class_logits(state, batch, self._routing(state, batch))
+
+    def _log_probs(self, state: State, batch: Batch) -> Tensor:
+        return state.answer_log_probs(batch, self._routing(state, batch))
+
+
+class Reflecting(Sequence[Step]):
+    """Batches of the new task, with samples of every old one beside them."""
+
+    def __init__(
+        self, phase: Attend, state: State, steps: Sequence[Step], old: OldTasks, epoch: int
+    ) -> None:
+        self.phase, self.state, self.steps = phase, state, steps
+        self.old, self.epoch = old, epoch
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+        step = dict(self.steps[i])
+        if i % self.phase.method.reflection_every == 0:
+            rng = self.state.rng(self.phase.name, "reflection", self.epoch, i)
+            share = 1.0 if self.phase.method.reflection_over == "sum" else 1 / len(self.old.sizes)
+            step["reflection"] = self.old.draw(rng, self.phase.spec.batch_size, share)
+        return step
+
+
+@plain_dataclass(frozen=True)
+class OldTasks:
+    """What is remembered of the tasks before the newest.
+
+    Attributes:
+        pooled: (N, d) queries before the projection, task after task.
+        target: (N, T) reference attention over all tasks.
+        sizes: how many of each task.
+    """
+
+    pooled: Tensor
+    target: Tensor
+    sizes: Sequence[int]
+
+    @staticmethod
+    def of(state: State) -> OldTasks | None:
+        """None where there is nothing to remember."""
+        queries, targets, n_tasks = [], [], len(state.history)
+        for name in state.task_names[:-1]:
+            found = state.buffers[QUERIES + name].to(state.device)
+            if len(found):
+                reference = padded_reference(state.buffers[REFERENCE + name], n_tasks)
+                queries.append(found)
+                targets.append(reference.to(state.device).expand(len(found), n_tasks))
+        if not queries:
+            return None
+        return OldTasks(torch.cat(queries), torch.cat(targets), [len(q) for q in queries])
+
+    def draw(self, rng: np.random.Generator, most: int, share: float) -> Remembered:
+        """At most so many of each task; the weights of a task's samples sum to ``share``."""
+        starts = np.cumsum([0, *self.sizes[:-1]])
+        picks = [
+            start + rng.permutation(n)[:most] for start, n in zip(starts, self.sizes, strict=True)
+        ]
+        weight = np.concatenate([np.full(len(pick), share / len(pick)) for pick in picks])
+        at = torch.from_numpy(np.concatenate(picks)).to(self.pooled.device)
+        weights = torch.from_numpy(weight).to(self.pooled)
+        return Remembered(self.pooled[at], self.target[at], weights)
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class GivenSamples(Computation):
+    """Phase 2 where nothing is generated: samples that are real, or come from a file."""
+
+    method: SAPT
+
+    def check(self, state: State, tasks: Sequence[Task]) -> None:
+        """Raise where the file lacks samples of a task, or has some that make no prompt."""
+        path = self.method.pseudo_file
+        for task in tasks if path is not None else ():
+            assert path is not None
+            found = samples_in(path, task.name)
+            if any(example.entities for example in task.train):
+                raise ConfigError(
+                    f"method.pseudo_file is {path}, and the inputs of task '{task.name}' have "
+                    "entities, which the samples of a file do not mark; use method.pseudo=real"
+                )
+            state.store.encoder.encode_all(PseudoSamples("file", tuple(found)).examples(task.name))
+
+    def end(self, state: State) -> None:
+        assert state.text is not None
+        task = state.text
+        wanted = self.method.recipe.wanted(len(task.train))
+        if self.method.pseudo_file is None:
+            at = sorted(state.rng(self.name, "real").permutation(len(task.train))[:wanted])
+            chosen = [task.train[i] for i in at]
+            marked = any(example.entities for example in chosen)
+            state.pseudo[task.name] = PseudoSamples(
+                "real",
+                tuple((example.instruction, example.text) for example in chosen),
+                entities=tuple(example.entities for example in chosen) if marked else (),
+            )
+        else:
+            inputs = samples_in(self.method.pseudo_file, task.name)[:wanted]
+            state.pseudo[task.name] = PseudoSamples("file", tuple(inputs))
+
+
+def samples_in(path: Path, task: str) -> list[tuple[str, str]]:
+    """(instruction, input) of the rows of a file that belong to a task."""
+    rows = read_rows(path)
+    found = []
+    for source, row in rows:
+        owner, text, instruction = (_words(row, key) for key in ("task", "input", "instruction"))
+        if not owner or not text:
+            raise DataError(
+                f"{source} has no 'task' or no 'input'; each pseudo-sample needs both "
+                "(an instruction is optional): add them, or drop the row"
+            )
+        if owner == task:
+            found.append((instruction, text))
+    if not found:
+        known = ", ".join(sorted({_words(row, "task") for _, row in rows}))
+        raise DataError(
+            f"{path} has no pseudo-sample of task '{task}'; it has those of: {known}. Add some, or "
+            "use method.pseudo=generated"
+        )
+    return found
+
+
+def _words(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return "" if value is None else str(value).strip()
+
+
+@plain_dataclass(frozen=True, kw_only=True)
+class Reference(Computation):
+    """Phase 3: how the newest task is routed now, and the queries that will ask for the same."""
+
+    method: SAPT
+
+    @torch.no_grad()
+    def end(self, state: State) -> None:
+        task, method = state.task, self.method
+        queries = self._queries(state, state.pseudo[task.name])
+        state.buffers[QUERIES + task.name] = queries
+        if method.reference == "sample":
+            weights = attention(state)(queries.to(state.device), state.task_names)
+            state.buffers[REFERENCE + task.name] = weights
+            return
+        rows = task.valid if method.reference_from == "valid" and len(task.valid) else task.train
+        total = torch.zeros(len(state.history), device=state.device)
+        for batch in state.chunks(rows):
+            total += method.attend_to(state, batch.without_answers()).softmax(dim=1).sum(dim=0)
+        state.buffers[REFERENCE + task.name] = total / len(rows)
+
+    def _queries(self, state: State, samples: PseudoSamples) -> Tensor:
+        store = TokenStore(state.store.encoder)
+        rows = store.add(samples.examples(state.task.name))
+        width = attention(state).width
+        found = [torch.zeros(0, width)]
+        for at in np.array_split(rows, max(1, len(rows) // 64)):
+            if len(at):
+                found.append(self.method.pooled(state, store.batch(at).to(state.device)).cpu())
+        return torch.cat(found)
+
+
+def about(samples: PseudoSamples) -> str:
+    """What was kept, in a line."""
+    n, quality = len(samples.inputs), samples.quality
+    if samples.source != "generated":
+        return f"{n} {samples.source} samples stand for its inputs"
+    rejected = {
+        key.removeprefix("rejected_"): int(value)
+        for key, value in quality.items()
+        if key.startswith("rejected_")
+    }
+    reasons = ", ".join(f"{value} {key}" for key, value in rejected.items())
+    return (
+        f"{n} pseudo-samples kept, {sum(rejected.values())} rejected ({reasons}); distinct-2 "
+        f"{quality['distinct_2']:.2f} (real {quality['real_distinct_2']:.2f}), overlap with real "
+        f"inputs {quality['overlap']:.2f}"
+    )

@@ -115,7 +115,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=9, help="timed rounds of each side")
     options.add_argument("--batch", type=int, default=32, help="prompts of a batch")
     options.add_argument("--tokens", type=int, default=24, help="most new tokens of an answer")
-    options.set_defaults(backbone="tiny-t5")
+    options.set_defaults(backbone="nano")
     args = parse(options)
     if args.quick:
         args.rounds = min(args.rounds, 3)

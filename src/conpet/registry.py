@@ -111,6 +111,10 @@ METHODS = Registry(
             "conpet.methods.latent_replay:LatentReplay",
             "the head is refitted on features drawn from a Gaussian of every class",
         ),
+        "sapt": Entry(
+            "conpet.methods.sapt:SAPT",
+            "adapters mixed and selected by one shared attention, pseudo-samples (SAPT)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",
@@ -186,6 +190,10 @@ BACKBONES = Registry(
         "minilm": Entry(
             "conpet.backbones.embedded:minilm",
             "all-MiniLM-L6-v2, 22M parameters, needs no download",
+        ),
+        "nano": Entry(
+            "conpet.backbones.nano:nano",
+            "minilm and a decoder that writes, 37M parameters, needs no download",
         ),
         "tiny-bert": Entry("conpet.testing:tiny_bert", "random BERT, 2 layers: for tests"),
         "tiny-llama": Entry("conpet.testing:tiny_llama", "random LLaMA, 2 layers: for tests"),

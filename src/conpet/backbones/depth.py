@@ -11,10 +11,12 @@ from conpet.errors import ConfigError
 def keep_first(backbone: Backbone, layers: int) -> Backbone:
     """Drop all layers but the first ``layers``; what comes before and behind them stays.
 
+    Of an encoder-decoder the encoder's are dropped; the decoder stays whole.
+
     Raises:
         ConfigError: it does not have so many, or none of its modules is a list of its layers.
     """
-    config = backbone.model.config
+    config = backbone.config
     n = int(config.num_hidden_layers)
     if not 1 <= layers <= n:
         raise ConfigError(

@@ -180,7 +180,7 @@ def cannot_write(name: str) -> ConfigError:
     return ConfigError(
         f"backbone '{name}' is an encoder, which cannot write answers, and this stream asks for "
         "answers in free text; use a decoder or an encoder-decoder, such as "
-        "--backbone google-t5/t5-small"
+        "--backbone nano"
     )
 
 

@@ -7,6 +7,8 @@ holds neither those nor the encoder: ``shipped/nano`` is the decoder alone, in h
 The decoder starts as the encoder's own layers, except for the cross-attention, which is drawn at
 random (Rothe et al. 2020, arXiv 1907.12461, BERT2BERT). Copying the self-attention there instead
 was tried: after 100 and 200 steps the held-out loss was no better.
+
+Where there is nothing to write, ``nano`` is its encoder alone, which is ``minilm``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from transformers import (
 
 from conpet.backbones import embedded
 from conpet.backbones.base import Backbone
-from conpet.backbones.loading import DTYPES, quiet, resolve_attention
+from conpet.backbones.loading import DTYPES, load_pretrained, quiet, resolve_attention
 from conpet.errors import CheckpointError, ConfigError, MissingDependencyError
 from conpet.runtime.files import read_json, read_tensors
 
@@ -38,7 +40,7 @@ CONFIG = "config.json"
 BEGIN, END = 101, 102
 """``[CLS]`` and ``[SEP]`` of the encoder's vocabulary: they open and close what is generated."""
 
-_MEND = "reinstall it: pip install --force-reinstall conpet"
+_MEND = "reinstall conpet, or in a checkout of it: git restore src/conpet/backbones/shipped"
 
 
 def nano(
@@ -47,20 +49,30 @@ def nano(
     attention: str = "auto",
     quantisation: str | None = None,
     device: str = "cpu",
+    generative: bool = False,
 ) -> Backbone:
-    """The released generator; the options are those of ``load_backbone``.
+    """The released generator, or its encoder alone; the options are those of ``load_backbone``.
 
     Raises:
-        ConfigError: quantisation was asked for.
+        ConfigError: a generator was asked for with quantisation.
         MissingDependencyError: the package that holds the encoder is not installed.
         CheckpointError: the release or the encoder is missing, damaged, or they do not fit.
     """
     from conpet.backbones.generative import Seq2SeqLM
 
+    if not generative:
+        return load_pretrained(
+            "nano",
+            folder=encoder_folder(),
+            dtype=dtype,
+            attention=attention,
+            quantisation=quantisation,
+            device=device,
+        )
     if quantisation is not None:
         raise ConfigError(
-            f"backbone 'nano' was asked for with quantisation '{quantisation}'; allowed: none, "
-            "it takes 100 MB as it is. Leave quantisation out, or set dtype to bf16"
+            f"backbone 'nano' was asked for with quantisation '{quantisation}'; allowed to write: "
+            "none, it takes 150 MB as it is. Leave quantisation out, or set dtype to bf16"
         )
     tensors = read_release(RELEASE)
     folder = encoder_folder()
@@ -155,16 +167,18 @@ def read_release(folder: Path) -> dict[str, Tensor]:
     for path in (folder / CONFIG, folder / WEIGHTS):
         if not path.is_file():
             raise CheckpointError(f"the release of nano is missing: no file '{path}'; {_MEND}")
-    belongs = read_json(folder / CONFIG).get("encoder", {}).get("sha256")
+    try:
+        belongs = read_json(folder / CONFIG).get("encoder", {}).get("sha256")
+        tensors, _ = read_tensors(folder / WEIGHTS)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the release of nano cannot be read: a file in '{folder}' is damaged; {_MEND}"
+        ) from error
     if belongs != embedded.SHA256:
         raise CheckpointError(
             f"the release of nano in '{folder}' belongs to an encoder with sha256 {belongs}; "
             f"the one that is used has {embedded.SHA256}; {_MEND}"
         )
-    try:
-        tensors, _ = read_tensors(folder / WEIGHTS)
-    except CheckpointError as error:
-        raise CheckpointError(f"the release of nano cannot be read: {error}; {_MEND}") from error
     return tensors
 
 

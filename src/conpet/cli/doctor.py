@@ -12,7 +12,7 @@ from typing import Literal
 import typer
 
 from conpet.cli.common import AsJson, emit, work
-from conpet.errors import ConpetError
+from conpet.errors import ConpetError, MissingDependencyError
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -27,7 +27,7 @@ class Finding:
 
 
 def verb(as_json: AsJson = False) -> None:
-    """Check versions, device, backbone, data and disk, and train two steps for real.
+    """Check versions, device, backbones, data and disk, and train two steps for real.
 
     \b
     Example:
@@ -81,6 +81,17 @@ def _backbone() -> tuple[Status, str]:
     backbone = load_backbone("minilm")
     size = sum(p.numel() for p in backbone.model.parameters())
     return "ok", f"minilm is here, {size / 1e6:.1f} million parameters, and its hash is right"
+
+
+def _generator() -> tuple[Status, str]:
+    from conpet.backbones.loading import load_backbone
+
+    try:
+        backbone = load_backbone("nano", generative=True)
+    except MissingDependencyError as error:
+        return "warn", f"{error}. It is for answers in free text alone"
+    size = sum(p.numel() for p in backbone.model.parameters())
+    return "ok", f"nano is here, {size / 1e6:.1f} million parameters, and its hashes are right"
 
 
 def _stream() -> tuple[Status, str]:
@@ -140,6 +151,7 @@ CHECKS: dict[str, Callable[[], tuple[Status, str]]] = {
     "versions": _versions,
     "device": _device,
     "backbone": _backbone,
+    "generator": _generator,
     "stream": _stream,
     "disk": _disk,
     "training": _training,

@@ -125,10 +125,13 @@ def show_stream(name: str, *, data: object = None, preset: str | None = None) ->
 def show_backbone(name: str) -> Shown:
     """Its family and size; it is loaded for that."""
     from conpet.backbones.loading import load_backbone
+    from conpet.registry import BACKBONES
 
     backbone = load_backbone(name)
+    known = {"summary": BACKBONES.entry(name).summary} if name in BACKBONES else {}
     facts = {
         "name": backbone.name,
+        **known,
         "kind": backbone.kind,
         "hidden_size": backbone.hidden_size,
         "max_length": backbone.max_length,

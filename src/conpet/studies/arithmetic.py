@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 FP32 = 4
 """Bytes of a weight."""
 TRAINED = 4
 """Numbers that AdamW holds for each tuned weight: itself, its gradient and two moments."""
-
-LLAMA_7B: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-}
-"""transformers' LlamaConfig of LLaMA-7B."""
 
 
 def lora_parameters(widths: Sequence[tuple[int, int]], rank: int) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from conpet.runtime import RunFolder, peak_memory_bytes, set_threads, write_json_atomic
-from conpet.studies.arithmetic import LLAMA_7B, head_parameters, lora_parameters
+from conpet.studies.arithmetic import head_parameters, lora_parameters
 
 BATCH, LENGTH, CLASSES = 8, 64, 10  # of a step
 ROUNDS = 5
@@ -90,16 +90,13 @@ def random_backbone(kind: str, layers: int, width: int) -> Any:
 
 def llama() -> Found:
     """Tuned parameters of adapters of LLaMA-7B; its shapes are asked of a model without weights."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from conpet.backbones.shapes import shape_of
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA_7B))
-    weights, width = sum(p.numel() for p in model.parameters()), LLAMA_7B["hidden_size"]
+    backbone = shape_of("llama-2-7b", generative=True)  # of the sizes of the first LLaMA-7B
+    weights, width = sum(p.numel() for p in backbone.model.parameters()), backbone.hidden_size
     found = []
     for targets in TARGETS:
-        linears = [m for path, m in model.named_modules() if path.rpartition(".")[2] in targets]
-        widths = [(m.in_features, m.out_features) for m in linears]
+        widths = [(m.in_features, m.out_features) for m in backbone.linears(targets).values()]
         for rank in RANKS:
             adapter = lora_parameters(widths, rank)
             row: dict[str, Any] = {"targets": " ".join(targets), "rank": rank}

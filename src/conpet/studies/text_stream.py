@@ -1,0 +1,120 @@
+"""Study ``text-stream``: what is kept of a stream of tasks that are answered in free text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conpet.studies.base import Cell, Plan, Rows, Study
+from conpet.studies.say import distinct, mean, pick, say, tell
+from conpet.testing.instruction import write_instruction_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = {
+    "sequential": (),
+    "replay": ("replay.share=0.02",),
+    "sapt": (),
+    "conpet-static": ("method.base=replay",),
+    "conpet-dynamic": (),
+    "joint": (),
+    "per-task": (),
+}
+"""Method -> its own words."""
+SMALL = ("sequential", "conpet-dynamic", "per-task")
+WORDS = (
+    "backbone=nano",
+    "stream.preset=none",
+    "stream.train_per_class=null",
+    "stream.valid_per_class=null",
+    "stream.test_per_class=null",
+    "adapter.rank=8",
+    "train.batch_size=16",
+    "train.epochs=4",
+    "train.max_steps=200",
+    "train.lr=3e-3",
+    "train.schedule=linear",
+    "replay.batch_limit=25",
+    "replay.new_to_old=1.0",
+    "generation.max_prompt_length=160",
+)
+TINY = (
+    "backbone=tiny-t5",
+    "train.max_steps=2",
+    "generation.max_prompt_length=512",
+    "generation.max_new_tokens=4",
+)
+TINY_GENERATOR = (
+    "method.generator_steps=2",
+    "method.generator_tokens=8",
+    "method.generator_shortest=1",
+)
+
+
+def grid(plan: Plan) -> list[Cell]:
+    tiny = plan.size.name == "tiny"
+    words = TINY if tiny else WORDS
+    source = made_up(plan) if tiny else plan.stream
+    return [
+        plan.cell(
+            method,
+            {"method": method, "seed": seed},
+            *words,
+            *METHODS[method],
+            *(TINY_GENERATOR if tiny and method == "sapt" else ()),
+            stream=(f"stream={source}",),
+        )
+        for seed in plan.seeds
+        for method in (SMALL if plan.size.name == "small" else METHODS)
+    ]
+
+
+def made_up(plan: Plan) -> Path:
+    """The file of tasks that size tiny is run on."""
+    return plan.folder / "tasks.jsonl"
+
+
+def prepare(plan: Plan) -> None:
+    if plan.size.name == "tiny":
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        write_instruction_table(made_up(plan), 2)
+
+
+def plot(rows: Rows) -> Figure:
+    from conpet.studies.figures import bars
+
+    named = {str(method): pick(rows, method=method) for method in distinct(rows, "method")}
+    return bars(
+        {
+            "average score": ("average_accuracy", named),
+            "forgetting, points": ("forgetting", named),
+            "seconds": ("seconds", named),
+        }
+    )
+
+
+def text(rows: Rows) -> Iterator[str]:
+    bound = pick(rows, method="per-task")
+    for method in distinct(rows, "method"):
+        cells = pick(rows, method=method)
+        share = 100 * mean(cells, "average_accuracy") / mean(bound, "average_accuracy")
+        yield (
+            f"{method}: average score {say(cells, 'average_accuracy')}, forgetting "
+            f"{say(cells, 'forgetting')} points, {say(cells, 'seconds', 0)} s; "
+            f"{tell(share, '.1f')} % of per-task."
+        )
+
+
+STUDY = Study(
+    name="text-stream",
+    title="What is kept of a stream of instruction tasks",
+    question="How much of what one adapter a task can do is kept when nobody says which task "
+    "it is?",
+    streams={"": "superni-mini", "tiny": "made-up"},
+    grid=grid,
+    plot=plot,
+    text=text,
+    prepare=prepare,
+)

@@ -14,6 +14,7 @@ from conpet.config import RunConfig, describe_fields, describe_keys, diff, load_
 from conpet.config.profiles import PROFILES, profile_values
 from conpet.config.schema import flatten
 from conpet.errors import ConfigError
+from conpet.registry import STREAMS
 
 MINIMAL = "stream: banking77\n"
 
@@ -228,7 +229,7 @@ def test_the_choice_of_exemplars_is_the_methods_own_unless_it_is_named() -> None
         ("train: {epochs: true}\n", "is True; it must be a valid integer"),
         ("train: {epochs: 2.5}\n", "'train.epochs' in run.yaml line 2 is 2.5"),
         ("adapter: {dropout: 1.0}\n", "it must be less than 1"),
-        ("adapter: loro\n", "it must be 'lora', 'bottleneck' or 'full'"),
+        ("adapter: loro\n", "it must be 'lora', 'bottleneck', 'prompt' or 'full'"),
         ("device: gpu\n", "it must be auto, cpu, mps, cuda or cuda:N"),
         ("trackers: [tensorbord]\n", "it must be 'tensorboard', 'wandb' or 'mlflow'"),
         ("replay: {batch_limit: 1}\n", "it must be at least 2"),
@@ -244,6 +245,8 @@ def test_the_choice_of_exemplars_is_the_methods_own_unless_it_is_named() -> None
         ("method: seq-star\nreplay: dynamic\n", "what it learned of old tasks is frozen"),
         ("method: latent-replay\nreplay: dynamic\n", "it replays features that it draws"),
         ("method: latent-replay\nadapter: full\n", "it needs features that stay"),
+        ("method: ewc\nadapter: prompt\n", "it holds weights that stay the same ones"),
+        ("adapter: {kind: prompt, length: 0}\n", "it must be at least 1"),
         (
             "replay: {total: 9, share: 0.1}\n",
             "replay.total and replay.share are given; the memory has one budget",
@@ -338,21 +341,61 @@ def test_profile_columns_differ() -> None:
         load_config(None, stream="fewrel", profile="conpet-original", backbone="tiny-t5")
 
 
-@pytest.mark.parametrize("stream", ["superni", "long-sequence"])
-@pytest.mark.parametrize("backbone", ["tiny-t5", "a/llama-7b"])
-def test_the_profile_of_sapt_says_that_it_validates_on_the_test(stream: str, backbone: str) -> None:
-    config = load_config(None, stream=stream, profile="sapt-original", backbone=backbone)
-    assert config.stream.valid == "test"
-    assert config.train.batch_size * config.train.accumulate == 32
-    assert config.train.lr == (3e-4 if backbone == "tiny-t5" else 5e-5)
-    honest = load_config(
-        None, ["stream.valid=carve"], stream=stream, profile="sapt-original", backbone=backbone
+# epochs, lr, batch, batches of a step, rank, reflection, tokens of a prompt
+SAPT = {
+    "sapt-original-t5-superni": (100, 3e-4, 8, 4, 4, 2.0, 512),
+    "sapt-original-t5-long": (10, 3e-4, 16, 2, 8, 0.2, 512),
+    "sapt-original-llama-superni": (50, 5e-5, 8, 4, 4, 1.0, 1024),
+    "sapt-original-llama-long": (20, 5e-5, 8, 4, 4, 2.0, 1024),
+}
+
+
+@pytest.mark.parametrize("profile", SAPT)
+def test_a_profile_of_sapt_is_a_whole_run(profile: str) -> None:
+    config = load_config(None, profile=profile)
+    epochs, lr, batch_size, accumulate, rank, reflection, longest = SAPT[profile]
+    train, options = config.train, config.method.options
+    assert (train.epochs, train.lr) == (epochs, lr)
+    assert (train.batch_size, train.accumulate) == (batch_size, accumulate)
+    assert train.batch_size * train.accumulate == 32
+    assert (train.schedule, train.weight_decay, train.eps, train.clip) == ("constant", 0, 1e-8, 1)
+    assert (config.adapter.rank, config.adapter.alpha, config.adapter.dropout) == (rank, 32, 0)
+    assert config.generation.max_prompt_length == longest
+    assert config.generation.max_new_tokens == 50
+    assert (config.precision, config.backbone.dtype, config.seed) == ("bf16", "bf16", 42)
+    assert config.method.name == "sapt" and options["reflection"] == reflection
+    assert (options["bottleneck"], options["query"], options["cut"]) == (100, "padded", True)
+    assert options["generator_format"] == "markers" and options["generator_steps"] == 5000
+    assert config.stream.name == ("superni" if profile.endswith("superni") else "long-sequence")
+    assert config.backbone.name == (
+        "google-t5/t5-large" if "-t5-" in profile else "meta-llama/Llama-2-7b-hf"
     )
+    card = STREAMS.load(config.stream.name)
+    first = {"superni": ["samsum", "sst2"], "long-sequence": ["yelp", "amazon"]}[config.stream.name]
+    assert next(iter(card.orders.values()))[:2] == first  # the paper's, where none is given
+
+
+def test_a_profile_of_sapt_validates_on_the_test_and_refers_to_train() -> None:
+    profile = "sapt-original-t5-superni"
+    config = load_config(None, profile=profile)
+    assert config.stream.valid == "test"
+    assert config.method.options["reference_from"] == "train"  # or references would be of the test
+    honest = load_config(None, ["stream.valid=carve"], profile=profile)
     assert honest.stream.valid == "carve"  # what is given wins
-    with pytest.raises(ConfigError, match="write profile: sapt-original/t5 or sapt-original/lla"):
-        load_config(None, stream=stream, profile="sapt-original", backbone="minilm")
-    with pytest.raises(ConfigError, match="allowed: superni, long-sequence"):
-        load_config(None, stream="fewrel", profile="sapt-original", backbone=backbone)
+
+
+def test_a_profile_of_sapt_with_other_parts() -> None:
+    profile = "sapt-original-t5-superni"
+    other = load_config(None, profile=profile, method="sequential", backbone="tiny-t5")
+    assert (other.method.name, other.backbone.name) == ("sequential", "tiny-t5")
+    assert (other.train.epochs, other.adapter.rank) == (100, 4)
+    own = load_config(None, ["method.cut=false", "seed=3"], profile=profile, method="sapt")
+    assert own.method.options["cut"] is False and own.method.options["query"] == "padded"
+    assert own.seed == 3
+    with pytest.raises(ConfigError, match="has no values for stream 'fewrel'; allowed: superni"):
+        load_config(None, stream="fewrel", profile=profile)
+    with pytest.raises(ConfigError, match="Did you mean 'sapt-original-t5-long'"):
+        load_config(None, profile="sapt-original-t5-lon")
 
 
 def test_one_order_of_a_stream() -> None:

@@ -155,7 +155,8 @@ def test_settings_of_runs_are_accepted(line: str) -> None:
     words = shlex.split(line)
     file = next((ROOT / word for word in words if word.startswith("examples/")), None)
     given = {key: words[words.index(o) + 1] for key, o in OWN.items() if o in words}
-    given |= {} if file or "stream" in given else {"stream": "banking77"}
+    named = file or "stream" in given or "profile=sapt" in line  # a profile of a whole run
+    given |= {} if named else {"stream": "banking77"}
     if given.get("method") == "anchor":
         with pytest.raises(ConfigError, match="unknown method 'anchor'"):
             load_config(file, settings(words), **given)
@@ -381,7 +382,7 @@ def check_layout(run: Path) -> None:
     """Everything in a run folder is named by the architecture page, and the page names no more."""
     (block,) = blocks(DOCS / "architecture.md", "layout")
     named = {line.split()[0].rstrip("/") for line in block.text.splitlines()}
-    missing = {"learner", "trackers"}  # of other methods, and where asked for
+    missing = {"learner", "trackers", "top_k.json", "unseen"}  # other methods, where asked for
     assert {p.name for p in run.iterdir()} | missing == named
 
 

@@ -6,6 +6,7 @@ Shapes: B batch, d hidden size, C classes.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -53,5 +54,11 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, d) of any float dtype -> (B, C) fp32."""
-        with torch.autocast(features.device.type, enabled=False):
+        with _fp32(features.device):
             return F.linear(features.float(), self.weight, self.bias)
+
+
+def _fp32(device: torch.device) -> AbstractContextManager[None]:
+    """Without autocast. (The meta device, which computes nothing, has none.)"""
+    on_meta = device.type == "meta"
+    return nullcontext() if on_meta else torch.autocast(device.type, enabled=False)

@@ -97,9 +97,12 @@ def _over_profile(values: Values) -> Values:
     stream_name = stream.get("name") if isinstance(stream, dict) else None
     backbone_name = backbone.get("name", "minilm") if isinstance(backbone, dict) else "minilm"
     method_name = method.get("name") if isinstance(method, dict) else None
-    if stream_name is None:
-        return values  # the validation says what is missing
-    given = (str(name) for name in (profile, stream_name, backbone_name, method_name))
+    given = (
+        str(profile),
+        None if stream_name is None else str(stream_name),
+        str(backbone_name),
+        None if method_name is None else str(method_name),
+    )
     result = Values(profile_values(*given))
     result.update(values)
     return result

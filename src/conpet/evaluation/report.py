@@ -23,6 +23,7 @@ from conpet.evaluation.comparison import (
 )
 from conpet.evaluation.definitions import metric_title
 from conpet.evaluation.drawings import Artist
+from conpet.evaluation.measured import top_k_rows, top_k_table, unseen_rows, unseen_table
 from conpet.evaluation.page import Section, listing, render
 from conpet.runtime import write_bytes_atomic
 
@@ -39,6 +40,8 @@ class ReportFiles:
         table: CSV, a row a run.
         summary: CSV, a row a group of runs that differ only in the seed.
         stages: CSV, a row a run and learned task.
+        top_k: CSV, a row a run and number of adapters; None where no run was measured so.
+        unseen: CSV, a row a run and task that it had not learned; None likewise.
         plots: PNG.
         rows: the rows of ``summary`` as plain dicts, see ``comparison_rows``.
     """
@@ -50,6 +53,8 @@ class ReportFiles:
     stages: Path
     plots: tuple[Path, ...]
     rows: list[Row]
+    top_k: Path | None = None
+    unseen: Path | None = None
 
 
 def report(folders: Sequence[Path | str], out: Path | str, title: str | None = None) -> ReportFiles:
@@ -70,6 +75,7 @@ def report(folders: Sequence[Path | str], out: Path | str, title: str | None = N
     title = title or f"Continual learning on {listing(r.stream for r in records)}"
     out = Path(out)
     sections = list(_sections(records, rows, out))
+    groups = group_runs(records)
     return ReportFiles(
         html=_write(out / "index.html", render("index.html.jinja", title, sections)),
         markdown=_write(out / "report.md", render("report.md.jinja", title, sections)),
@@ -78,6 +84,8 @@ def report(folders: Sequence[Path | str], out: Path | str, title: str | None = N
         stages=_write(out / "stages.csv", _csv(stage_rows(records))),
         plots=tuple(out / drawing.file for one in sections for drawing in one.drawings),
         rows=rows,
+        top_k=_write_rows(out / "top_k.csv", top_k_rows(groups)),
+        unseen=_write_rows(out / "unseen.csv", unseen_rows(groups)),
     )
 
 
@@ -106,12 +114,19 @@ def _sections(records: Sequence[RunRecord], rows: Sequence[Row], out: Path) -> I
             costs=artist.costs(here),
             tasks=[task_table(group) for group in free],
             samples=[(group, samples(group.first)) for group in free],
+            top_k=top_k_table(here),
+            unseen=unseen_table(here),
         )
 
 
 def _write(path: Path, text: str) -> Path:
     write_bytes_atomic(path, text.encode())
     return path
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> Path | None:
+    """As CSV, where there is a row."""
+    return _write(path, _csv(rows)) if rows else None
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -65,7 +65,7 @@ class Console(Observer):
             progress.update(bar, completed=step, detail=self._detail(step, terms, now))
         elif now - self._shown >= self.every:
             self._shown = now
-            self._say(f"{self._task} · {self._phase} · {self._detail(step, terms, now)}")
+            self._say(f"{self._where} · {self._detail(step, terms, now)}")
 
     def validated(self, score: float) -> None:
         self._score = score
@@ -88,6 +88,10 @@ class Console(Observer):
 
     def close(self) -> None:
         self._close_bar()
+
+    @property
+    def _where(self) -> str:
+        return " · ".join(part for part in (self._task, self._phase) if part)
 
     def _detail(self, step: int, terms: Mapping[str, float], now: float) -> str:
         """``epoch 2/6 · step 40/120 · adapter 0.312 · 214 examples/s · 0:12 left``."""
@@ -124,9 +128,7 @@ class Console(Observer):
             console=Screen(file=self.stream),
             transient=True,
         )
-        bar = progress.add_task(
-            f"{self._task} · {self._phase}", total=self._steps, completed=done, detail=""
-        )
+        bar = progress.add_task(self._where, total=self._steps, completed=done, detail="")
         progress.start()
         self._bar = (progress, bar)
 

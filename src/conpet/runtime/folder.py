@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,6 +83,21 @@ class RunFolder:
     def answers(self) -> Path:
         """Free answers to the tests that need not be written again."""
         return self.path / "answers.json"
+
+    @property
+    def top_k(self) -> Path:
+        """How good and how fast it answers with fewer or more adapters, where that was asked."""
+        return self.path / "top_k.json"
+
+    @property
+    def unseen(self) -> Path:
+        """Scores on tasks that it has not learned, a file a stream, where that was asked."""
+        return self.path / "unseen"
+
+    def unseen_of(self, stream: str) -> Path:
+        """The file of one stream."""
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", stream).strip("-.")
+        return self.unseen / f"{name or 'stream'}.json"
 
     @property
     def tokens(self) -> Path:

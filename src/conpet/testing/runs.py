@@ -39,6 +39,17 @@ _SMALL: dict[str, Any] = {
     "precision": "fp32",
 }
 
+_SMALL_OF: dict[str, dict[str, Any]] = {
+    "sapt": {
+        "method__pseudo_share": 0.25,
+        "method__generator_steps": 4,
+        "method__generator_batch_size": 6,
+        "method__generator_tokens": 12,
+        "method__generator_shortest": 1,
+    }
+}
+"""What makes the runs of a method small that takes steps of its own."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -63,14 +74,18 @@ class Case:
     def options_of(self, section: str) -> dict[str, Any]:
         """Those of one section of the configuration."""
         start = f"{section}__"
-        return {k.removeprefix(start): v for k, v in self.options if k.startswith(start)}
+        return {k.removeprefix(start): v for k, v in self._all.items() if k.startswith(start)}
+
+    @property
+    def _all(self) -> dict[str, Any]:
+        return {**_SMALL_OF.get(self.method, {}), **dict(self.options)}
 
     def fit(
         self, stream: Stream, out: Path, *, seed: int = 1, observer: Observer | None = None
     ) -> ContinualModel:
         # Dropout draws from the global generator: what resumes has to restore that one too.
         dropout = {"adapter__dropout": 0.1} if self.adapter == "lora" else {}
-        settings = {**_SMALL, **dropout, "adapter__kind": self.adapter, **dict(self.options)}
+        settings = {**_SMALL, **dropout, "adapter__kind": self.adapter, **self._all}
         return fit(
             stream,
             out=out,
@@ -194,14 +209,15 @@ class AtPhaseEnd(Observer):
 
 
 def differing(a: ContinualModel, b: ContinualModel) -> list[str]:
-    """The results that are not bitwise the same: weights, matrix, predictions, counted cost."""
+    """The results that are not bitwise the same: weights, matrix, predictions, pseudo-samples,
+    counted cost."""
     left, right = _results(a), _results(b)
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
 def _results(model: ContinualModel) -> dict[str, Any]:
     root = model.folder.path
-    kept = ("adapters", "router", "learner", "predictions")
+    kept = ("adapters", "router", "learner", "pseudo", "predictions")
     files = [root / "matrix.json", *(f for name in kept for f in (root / name).rglob("*.*"))]
     found: dict[str, Any] = {str(f.relative_to(root)): _content(f) for f in files if f.is_file()}
     state = json.loads(model.folder.state.read_text())

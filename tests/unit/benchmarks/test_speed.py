@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,22 @@ def test_decoding_writes_the_same_tokens_with_adapters_and_without(backbone: str
         assert figure["value"] == pytest.approx(case["quotient"]["median"], abs=1e-3)
 
 
+def test_sapt_growth_compares_pools_and_loops() -> None:
+    document = document_of("sapt_growth", "--tasks", "4", "--batch", "4", "--length", "8")
+    check_document(document)
+    goals = {f["name"]: f["goal"] for f in document["figures"]}
+    assert goals["training step, dense, rank 8"] == 1.75
+    assert goals["training step, dense, rank 4"] == 1.4
+    assert goals["training step, top 2, rank 8"] == 1.15
+    assert goals["answer, dense, rank 8"] is None
+    assert goals["training step, dense, rank 8, over a loop, added"] == 0.2
+    assert goals["answer, dense, rank 8, cut, over a loop, side by side"] == 0.2
+    assert document["settings"]["frozen_adapters"] == {"one": 1, "many": 4}
+    for name, figure in document["compared"].items():
+        sides = {"loop", "ours"} if "loop" in name else {"one", "many"}
+        assert set(figure["seconds"]) == sides
+
+
 def test_both_states_get_the_same_tokens_half_of_them_of_old_tasks(tmp_path: Path) -> None:
     working_state = import_module("working_state")
     tasks = working_state.EqualTasks(4, 1, 1)
@@ -118,6 +136,29 @@ def test_the_selector_of_a_working_state_names_many_tasks(tmp_path: Path) -> Non
     assert len(model.tasks) == 6
     named = {p.tasks for p in model.predict([e.text for e in tasks.first.test])}
     assert len(named) > 2
+
+
+@pytest.mark.parametrize("loop", ["added", "side_by_side"])
+def test_the_loops_compute_what_the_mix_does(tmp_path: Path, loop: str) -> None:
+    """Two steps of each, from the same start and straight down the gradient, end alike."""
+    growth = import_module("sapt_growth")
+    args = Namespace(backbone="tiny-bert", batch=3, length=8)
+    way, theirs = growth.DENSE if loop == "added" else growth.CUT, getattr(growth, loop)
+    ends = []
+    for ours in (True, False):
+        mixed = growth.build(tmp_path / str(ours), 3, 4, args)
+        parameters = mixed.optimiser.param_groups[0]["params"]
+        mixed = replace(mixed, optimiser=torch.optim.SGD(parameters, lr=1.0))
+        batch = growth.make_batch(mixed.state, args)
+        growth.check_same(mixed, batch, theirs)
+        for _ in range(2):
+            if ours:
+                growth.step(mixed, batch, way)
+            else:
+                growth.loop_step(mixed, batch, theirs)
+        ends.append(parameters)
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_actions_run_in_turn_and_none_always_comes_first() -> None:

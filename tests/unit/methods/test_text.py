@@ -52,7 +52,7 @@ def log_prob(state: State, rows: np.ndarray, adapter: str) -> float:
 
 
 def test_these_methods_write() -> None:
-    wanted = {"sequential", "replay", "emr", "joint", "per-task", "conpet-dynamic"}
+    wanted = {"sequential", "replay", "emr", "joint", "per-task", "conpet-dynamic", "sapt"}
     assert set(WRITERS) == wanted
 
 
@@ -170,6 +170,18 @@ def test_a_decoder_keeps_room_for_its_answer(tmp_path: Path) -> None:
     room["generation__max_new_tokens"] = 500
     with pytest.raises(ConfigError, match="leaves 12 of the 512 tokens .* lower it to 496 or less"):
         fit(STREAM, out=tmp_path / "b", method="sequential", backbone="tiny-llama", **room)
+
+
+def test_a_soft_prompt_keeps_its_room(tmp_path: Path) -> None:
+    room = {"generation__max_prompt_length": 512, "generation__max_new_tokens": 40}
+    room |= {"adapter__kind": "prompt", "adapter__length": 20}
+    how: dict[str, Any] = {"method": "sequential", "train__max_steps": 1}
+    for backbone, longest in (("tiny-llama", 512 - 20 - 40), ("tiny-t5", 512 - 20)):
+        model = fit(STREAM, out=tmp_path / backbone, backbone=backbone, **how, **room)
+        assert model._open(with_data=False).state.store.encoder.max_length == longest
+    room["adapter__length"] = 600
+    with pytest.raises(ConfigError, match="length is 600, which leaves 0 of the 512 .*to 496"):
+        fit(STREAM, out=tmp_path / "b", backbone="tiny-t5", **how, **room)
 
 
 def test_data_of_another_kind_are_refused(tmp_path: Path) -> None:

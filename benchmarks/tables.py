@@ -53,9 +53,9 @@ def main_job_split() -> str:
 
 
 def speed() -> str:
-    """The figures of floor.py and growth.py with their goals."""
+    """The figures of floor.py, growth.py and decoding.py with their goals."""
     lines = ["| figure | value | goal | reached |", "|---|---|---|---|"]
-    for name in ("floor", "growth"):
+    for name in ("floor", "growth", "decoding"):
         document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
         for figure in document["figures"]:
             goal = "–" if figure["goal"] is None else f"≤ {figure['goal']:.2f}"
@@ -76,6 +76,33 @@ def claim() -> str:
         cells = [[r["whole_accuracy"] for r in here if r["arm"] == arm] for arm in arms]
         seeds = str(len({row["seed"] for row in here}))
         lines.append(f"| {' | '.join([stream, seeds, *map(_spread, cells)])} |")
+    return "\n".join(lines)
+
+
+def text_tasks() -> str:
+    """What one adapter makes of each instruction task, beside answers that need no model."""
+    rows = json.loads((STUDIES / "text-tasks" / "study.json").read_text())["rows"]
+    names = ("exact_match", "majority_exact_match", "rouge_l", "majority_rouge_l", "copy_rouge_l")
+    heads = ("exact match", "of the commonest answer", "ROUGE-L", "of the commonest answer")
+    lines = [f"| stream | task | seeds | {' | '.join(heads)} | of a copy of the input |"]
+    lines.append("|---" * 8 + "|")
+    for stream, task in dict.fromkeys((row["stream"], row["task"]) for row in rows):
+        here = [row for row in rows if (row["stream"], row["task"]) == (stream, task)]
+        words = [stream, task, str(len(here))]
+        words += [_spread([row[name] for row in here]) for name in names]
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def text_stream() -> str:
+    """What is kept of a stream of instruction tasks."""
+    rows = json.loads((STUDIES / "text-stream" / "study.json").read_text())["rows"]
+    lines = ["| method | seeds | average score | forgetting | seconds |", "|---|---|---|---|---|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        here = [row for row in rows if row["method"] == method]
+        names = ("average_accuracy", "forgetting", "seconds")
+        words = [method, str(len(here)), *(_spread([r[name] for r in here]) for name in names)]
+        lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines)
 
 
@@ -103,6 +130,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "main-job-split": main_job_split,
     "speed": speed,
     "claim": claim,
+    "text-tasks": text_tasks,
+    "text-stream": text_stream,
 }
 
 

@@ -197,5 +197,5 @@ def _text(study: Study, document: dict[str, Any], rows: Sequence[Row]) -> str:
         *study.text(rows),
     ]
     if failed:
-        lines.append(f"Not measured, because the run failed: {', '.join(failed)}.")
+        lines.append(f"Not measured, as the run failed or was stopped: {', '.join(failed)}.")
     return "\n".join([f"# {study.title}", "", *(f"- {line}" for line in lines)]) + "\n"

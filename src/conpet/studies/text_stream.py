@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conpet.studies.base import Cell, Plan, Rows, Study
+from conpet.studies.made_up import TINY, made_up, prepare
 from conpet.studies.say import distinct, mean, pick, say, tell
-from conpet.testing.instruction import write_instruction_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,12 +39,6 @@ WORDS = (
     "replay.new_to_old=1.0",
     "generation.max_prompt_length=160",
 )
-TINY = (
-    "backbone=tiny-t5",
-    "train.max_steps=2",
-    "generation.max_prompt_length=512",
-    "generation.max_new_tokens=4",
-)
 TINY_GENERATOR = (
     "method.generator_steps=2",
     "method.generator_tokens=8",
@@ -69,17 +62,6 @@ def grid(plan: Plan) -> list[Cell]:
         for seed in plan.seeds
         for method in (SMALL if plan.size.name == "small" else METHODS)
     ]
-
-
-def made_up(plan: Plan) -> Path:
-    """The file of tasks that size tiny is run on."""
-    return plan.folder / "tasks.jsonl"
-
-
-def prepare(plan: Plan) -> None:
-    if plan.size.name == "tiny":
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        write_instruction_table(made_up(plan), 2)
 
 
 def plot(rows: Rows) -> Figure:

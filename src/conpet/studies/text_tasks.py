@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,9 @@ from conpet.evaluation.collect import RunRecord
 from conpet.evaluation.metrics import exact_match, rouge_l, token_f1
 from conpet.runtime import RunFolder
 from conpet.studies.base import Cell, Labels, Plan, Row, Rows, Study
+from conpet.studies.made_up import TINY, made_up, prepare
 from conpet.studies.rows import stage_outcomes
 from conpet.studies.say import distinct, mean, pick, say
-from conpet.testing.instruction import write_instruction_table
 from conpet.training.history import load_task
 from conpet.types import Task
 
@@ -58,12 +57,6 @@ WORDS = (
     "train.lr=5e-3",
     "train.schedule=linear",
 )
-TINY = (
-    "backbone=tiny-t5",
-    "train.max_steps=2",
-    "generation.max_prompt_length=512",
-    "generation.max_new_tokens=4",
-)
 
 
 def grid(plan: Plan) -> list[Cell]:
@@ -90,17 +83,6 @@ def _cell(plan: Plan, stream: str, task: str, seed: int, tiny: bool) -> Cell:
     source = made_up(plan) if tiny else stream
     only = (f"stream={source}", f"stream.only=[{task}]")
     return plan.cell("per-task", labels, *(TINY if tiny else WORDS), stream=only)
-
-
-def made_up(plan: Plan) -> Path:
-    """The file of tasks that size tiny is run on."""
-    return plan.folder / "tasks.jsonl"
-
-
-def prepare(plan: Plan) -> None:
-    if plan.size.name == "tiny":
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        write_instruction_table(made_up(plan), 2)
 
 
 def measure(record: RunRecord) -> Row:

@@ -24,17 +24,13 @@ class AddedTokens(nn.Module):
     while ``opened``.
 
     Raises:
-        ConfigError: the model's embeddings are no plain table.
+        ConfigError: the model is not made so that they can be added (``check_tokens``).
     """
 
     def __init__(self, model: nn.Module, n: int, generator: Generator) -> None:
         super().__init__()
+        check_tokens(model)
         table = cast(Any, model).get_input_embeddings()
-        if not isinstance(table, nn.Embedding):
-            raise ConfigError(
-                f"tokens cannot be added to embeddings of type {type(table).__name__}; leave out "
-                "what needs them"
-            )
         head = cast(Any, model).get_output_embeddings()
         # Tuples, so that no frozen module becomes a submodule
         self._tables = tuple(
@@ -68,6 +64,26 @@ class AddedTokens(nn.Module):
         """Logits (..., V) with those of the added tokens behind them."""
         own = args[0].to(logits.dtype) @ self.write.to(logits.dtype).T
         return torch.cat([logits, own], dim=-1)
+
+
+def check_tokens(model: nn.Module) -> None:
+    """ConfigError unless one plain table is read everywhere, and as many logits come straight from
+    the head."""
+    parts = cast(Any, model)
+    table, head = parts.get_input_embeddings(), parts.get_output_embeddings()
+    decoder: Any = getattr(parts, "decoder", None)
+    read = decoder.get_input_embeddings() if hasattr(decoder, "get_input_embeddings") else table
+    if (
+        not isinstance(table, nn.Embedding)
+        or getattr(read, "weight", None) is not table.weight
+        or (head is not None and len(head.weight) != table.num_embeddings)
+        or hasattr(model, "final_logits_bias")
+    ):
+        raise ConfigError(
+            f"tokens cannot be added to a model of type {type(model).__name__}: its embeddings and "
+            "its head are not of the plain kind; leave out what needs them, such as "
+            "method.generator_format=markers"
+        )
 
 
 class _Known:

@@ -162,6 +162,8 @@ class CausalLM(GenerativeBackbone):
         # Where there are embeddings they are what is read first; the ids beside them are those that
         # a repetition penalty looks at.
         ids, mask, embeddings = self._prompt(input_ids, attention_mask, soft_prompt)
+        first = ids.gather(1, mask.argmax(dim=1, keepdim=True))  # so that padding is no token of
+        ids = torch.where(mask == 0, first, ids)  # its own: the length of a batch must not count
         found = self.model.generate(
             input_ids=ids, inputs_embeds=embeddings, attention_mask=mask, **how
         )

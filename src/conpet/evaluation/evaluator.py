@@ -198,8 +198,12 @@ def ranked(routing: Routing) -> list[tuple[str, ...]]:
 def by_weight(routing: Routing) -> list[dict[str, float]]:
     """The weight of each task's adapter, by example, largest first; shared adapters name no task.
 
-    Where all tasks go one way, as through one shared adapter, the dicts are empty.
+    Where all inputs go one way, through one shared adapter or through all adapters apart, the dicts
+    are empty.
     """
+    even = bool((routing.weights == routing.weights[:, :1]).all())
+    if routing.combine == "expand" and even and len(routing.names) > 1:
+        return [{} for _ in range(len(routing.weights))]
     order = routing.weights.argsort(dim=1, descending=True, stable=True).tolist()
     return [
         {routing.names[j]: row[j] for j in columns if not routing.names[j].startswith("@")}

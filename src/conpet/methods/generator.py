@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conpet.adapters.tokens import check_tokens
 from conpet.encoding.encode import Encoder, length_buckets
 from conpet.errors import ConfigError, DataError
 from conpet.methods.base import LossTerms, ParamGroup, Phase, PhaseSpec, State, Step
 from conpet.objectives.generate import Decoding, answer_loss
-from conpet.replay.pseudo import PseudoSamples, Sieve
+from conpet.replay.pseudo import PseudoSamples, Sieve, words_of
 from conpet.routing.base import single
 from conpet.runtime import derive_seed
 from conpet.types import NO_TOKEN, Batch, Example, Task
@@ -86,6 +87,8 @@ class Generate(Phase):
                 f"method.generator_tokens is {most}, and backbone '{backbone.name}', which has "
                 f"{backbone.max_length}, can write no more than {room} of them; lower it"
             )
+        if self.recipe.markers:
+            check_tokens(backbone.model)
         for task in tasks if self.recipe.markers else ():
             given = sorted({example.instruction for example in task.train})
             taken = min(map(len, self._encoder(state, UNCUT).encode_answers(given)))
@@ -133,7 +136,8 @@ class Generate(Phase):
     def _write(self, state: State, task: Task) -> PseudoSamples:
         """Sample until enough texts are kept, or too many were written."""
         wanted = self.recipe.wanted(len(task.train))
-        sieve = Sieve((example.text for example in task.train), self.recipe.shortest)
+        real = [example.text for example in task.train]
+        sieve = Sieve(real, min(self.recipe.shortest, *(len(words_of(text)) for text in real)))
         instructions: list[str] = []
         rng = state.rng(self.name, "instructions")
         for first in range(0, wanted * TRIES, ROUND):

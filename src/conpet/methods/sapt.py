@@ -79,7 +79,7 @@ class SAPT(Method):
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
     refuses: ClassVar[Mapping[str, str]] = {
-        "replay.kind": "it keeps no real examples, but pseudo-samples (method.pseudo)"
+        "replay.kind": "what it keeps of old tasks is chosen by method.pseudo"
     }
 
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
@@ -97,7 +97,7 @@ class SAPT(Method):
         default=0.0,
         ge=0,
         description="weight of -log a_t on the new task's inputs, which ties them to its key; 0: "
-        "none (the paper), or 1 where attend=selection, or nothing would train the attention",
+        "none (the paper), or 1 where each adapter learns alone (attend=selection, train_top_k=1)",
     )
     bottleneck: int = Field(default=100, ge=1, description="width inside the projection f")
     order: Order = Field(
@@ -121,7 +121,7 @@ class SAPT(Method):
     reflection_over: Literal["sum", "mean"] = Field(
         default="sum", description="its terms of the old tasks are summed (the code), or averaged"
     )
-    reflection_every: int = Field(default=1, ge=1, description="in every so manieth batch")
+    reflection_every: int = Field(default=1, ge=1, description="in every n-th batch of an epoch")
     reflection_from: int = Field(default=0, ge=0, description="from this epoch on, counted from 0")
     reference: Literal["mean", "sample"] = Field(
         default="mean",
@@ -191,6 +191,12 @@ class SAPT(Method):
         )
         return {ATTENTION: attention.to(state.device)}
 
+    def warnings(self, state: State) -> Sequence[str]:
+        if self.pseudo != "auto" or state.writes:
+            return ()
+        share = 100 * self.pseudo_share
+        return [f"its backbone cannot write: {share:g} % of the real texts are kept in the run"]
+
     def phases(self, state: State) -> Sequence[Phase]:
         learn = Attend(
             "adapter",
@@ -225,8 +231,10 @@ class SAPT(Method):
 
     @property
     def pull(self) -> float:
-        """``selection``, with its default resolved."""
-        return self.selection or float(self.attend == "selection")
+        """``selection``, with its default resolved: 1 where nothing else would train the
+        attention, as each adapter learns alone."""
+        alone = self.attend == "selection" or (self.train_top_k and self.top_k == 1)
+        return self.selection or float(alone)
 
     @property
     def recipe(self) -> Recipe:
@@ -476,7 +484,7 @@ class Reference(Computation):
         rows = store.add(samples.examples(state.task.name))
         width = attention(state).width
         found = [torch.zeros(0, width)]
-        for at in np.array_split(rows, max(1, len(rows) // 64)):
+        for at in np.array_split(rows, -(-len(rows) // 16) or 1):
             if len(at):
                 found.append(self.method.pooled(state, store.batch(at).to(state.device)).cpu())
         return torch.cat(found)

@@ -86,7 +86,7 @@ class Sieve:
         reason = self._reason(text)
         if reason is None and text is not None:
             self._seen.add(words_of(text))
-            self.kept.append(" ".join(text.split()))
+            self.kept.append(text.strip())
             return True
         self.rejected[str(reason)] += 1
         return False

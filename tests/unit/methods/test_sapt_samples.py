@@ -223,7 +223,7 @@ def test_a_prompt_that_needs_entities_has_them_in_real_samples(tmp_path: Path) -
         (["method.temperature=0"], "temperature"),
         (["method.pseudo_share=0"], "pseudo_share"),
         (["method.generator_tokens=7"], "generator_tokens"),
-        (["replay.kind=memory"], "keeps no real examples, but pseudo-samples"),
+        (["replay.kind=memory"], "what it keeps of old tasks is chosen by method.pseudo"),
         (["adapter.kind=full"], "lora, bottleneck, prompt"),
     ],
 )

@@ -315,8 +315,10 @@ class Pool(nn.Module):
         return tokens.opened()
 
     def _tokens_of(self, name: str) -> AddedTokens | None:
-        tokens = self._tokens[_key(name)] if _key(name) in self._tokens else None  # noqa: SIM401
-        assert tokens is None or isinstance(tokens, AddedTokens)
+        if _key(name) not in self._tokens:
+            return None
+        tokens = self._tokens[_key(name)]
+        assert isinstance(tokens, AddedTokens)
         return tokens
 
     def _device(self) -> torch.device:

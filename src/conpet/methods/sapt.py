@@ -322,9 +322,9 @@ class Attend(Tune):
         if self.method.attend == "selection":
             return single(self.adapter, len(batch), state.device)
         logits = self.method.attend_to(state, batch)
-        top = self.method.top_k if self.method.train_top_k else None
-        names, cut = state.task_names, self.method.cut
-        return route(names, logits, top=top, newest=True, cut=cut)  # type: ignore[arg-type]
+        k = self.method.top_k
+        top = None if k == "all" or not self.method.train_top_k else k
+        return route(state.task_names, logits, top=top, newest=True, cut=self.method.cut)
 
     def _logits(self, state: State, batch: Batch) -> Tensor:
         return class_logits(state, batch, self._routing(state, batch))

@@ -24,6 +24,7 @@ STUDIES = {
     "interference": "the selector on tasks that are alike and on tasks that are not",
     "text-tasks": "each instruction task with an adapter of its own, beside two baselines",
     "text-stream": "what is kept of a stream of instruction tasks",
+    "sapt": "one attention that mixes and selects: beside its rivals, and without its parts",
     "memory": "memory and stored bytes as tasks grow, measured and by arithmetic",
 }
 """Name -> what it is about. Its ``STUDY`` lies in the module of that name."""

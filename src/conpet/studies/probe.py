@@ -3,6 +3,7 @@
     step KIND LAYERS WIDTH RANK    one training step and one answer at a shape, random weights
     llama                          tuned parameters of adapters of LLaMA-7B, by its shapes
     answer RUN                     open a run and answer: seconds, and the peak of the memory
+    top-k RUN 1,2,all              score and seconds of a run's tests by the adapters that answer
 
 The result is a JSON file: the words, and the rows that were found.
 """
@@ -132,6 +133,16 @@ def answer(run: str) -> Found:
     ]
 
 
+def top_k(run: str, numbers: str) -> Found:
+    """All tests answered anew with so many adapters, as ``conpet eval RUN --top-k`` does."""
+    from conpet.api import load
+
+    wanted = [int(word) if word.isdigit() else word for word in numbers.split(",")]
+    rows = load(run).evaluate_top_k(wanted)["rows"]
+    columns = {"k": "top_k", "average": "top_k_score", "seconds": "top_k_seconds"}
+    return [{column: [row[name] for row in rows] for name, column in columns.items()}]
+
+
 def _median(action: Callable[[], object]) -> float:
     action()
     taken = []
@@ -142,7 +153,12 @@ def _median(action: Callable[[], object]) -> float:
     return round(statistics.median(taken), 6)
 
 
-MEASURES: dict[str, Callable[..., Found]] = {"step": step, "llama": llama, "answer": answer}
+MEASURES: dict[str, Callable[..., Found]] = {
+    "step": step,
+    "llama": llama,
+    "answer": answer,
+    "top-k": top_k,
+}
 
 
 def main() -> None:

@@ -12,17 +12,7 @@ from conpet.studies.say import distinct, mean, pick, say, tell
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = {
-    "sequential": (),
-    "replay": ("replay.share=0.02",),
-    "sapt": (),
-    "conpet-static": ("method.base=replay",),
-    "conpet-dynamic": (),
-    "joint": (),
-    "per-task": (),
-}
-"""Method -> its own words."""
-SMALL = ("sequential", "conpet-dynamic", "per-task")
+METHODS = ("sequential", "conpet-dynamic", "per-task")
 WORDS = (
     "backbone=nano",
     "stream.preset=none",
@@ -39,11 +29,6 @@ WORDS = (
     "replay.new_to_old=1.0",
     "generation.max_prompt_length=160",
 )
-TINY_GENERATOR = (
-    "method.generator_steps=2",
-    "method.generator_tokens=8",
-    "method.generator_shortest=1",
-)
 
 
 def grid(plan: Plan) -> list[Cell]:
@@ -55,12 +40,10 @@ def grid(plan: Plan) -> list[Cell]:
             method,
             {"method": method, "seed": seed},
             *words,
-            *METHODS[method],
-            *(TINY_GENERATOR if tiny and method == "sapt" else ()),
             stream=(f"stream={source}",),
         )
         for seed in plan.seeds
-        for method in (SMALL if plan.size.name == "small" else METHODS)
+        for method in METHODS
     ]
 
 

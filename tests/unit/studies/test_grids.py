@@ -129,6 +129,7 @@ def test_a_chosen_stream_needs_tasks_that_mean_something(tmp_path: Path) -> None
 # Plots and sentences
 
 NUMBERS = (
+    "backward_transfer",
     *("learning_rate", "adapter_bytes", "seconds_per_task", "steps_per_task", "last_over_second"),
     *("milliseconds_per_answer", "kept_examples", "kept_bytes", "coverage", "largest_forgetting"),
     *("nearest_elsewhere", "weights_bytes", "computed_bytes", "computed_parameters"),

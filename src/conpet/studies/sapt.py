@@ -1,0 +1,197 @@
+"""Study ``sapt``: what one attention that mixes and selects keeps of a stream, and what of it does.
+
+On instruction tasks all runs have the same batch size and about as many optimiser steps a task, and
+no method but per-task is told the task. Settings were chosen on validation data (``docs/log.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from conpet.evaluation.collect import RunRecord
+from conpet.evaluation.continual import backward_transfer
+from conpet.studies.base import Cell, Labels, Plan, Probe, Row, Rows, Study
+from conpet.studies.made_up import TINY, made_up, prepare
+from conpet.studies.say import distinct, gap, numbers, pick, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TASKS = ("amazon", "mnli", "qqp", "imdb", "sst2", "dbpedia", "agnews", "yahoo")
+"""Of the stream long-sequence, in its first order."""
+TEXT, CLASSES = "instructions", "classes"
+
+SELECTING = "method.selection=1"
+PAPER = ("sapt", "method.attention_lr=5e-4")
+ARMS: dict[str, tuple[str, ...]] = {
+    "sequential": ("sequential",),
+    "replay": ("replay", "replay.share=0.02"),
+    "sapt": ("sapt", SELECTING),
+    "per-task": ("per-task",),
+    "sapt-paper": PAPER,
+    "sapt-prompt": ("sapt-prompt", SELECTING, "train.lr=5e-2", "method.attention_lr=5e-3"),
+    "per-task-prompt": ("per-task", "adapter.kind=prompt", "train.lr=5e-2"),
+    "no-reflection": ("sapt", SELECTING, "method.reflection=0", "method.pseudo=real"),
+    "selection-only": ("sapt", "method.attend=selection"),
+    "real-samples": ("sapt", SELECTING, "method.pseudo=real"),
+    "conpet-dynamic": ("conpet-dynamic",),
+    "conpet-static": ("conpet-static", "method.base=replay"),
+    "joint": ("joint",),
+}
+"""What is compared on instruction tasks: its name, then the method and its words. In ``sapt`` the
+attention is pulled to the new key as well; ``sapt-paper`` has the two losses of the paper alone."""
+CLAIM = ("sequential", "replay", "sapt", "per-task")
+"""Run first, with every seed."""
+OF_CLASSES: dict[str, tuple[str, ...]] = {
+    "sequential": ("sequential",),
+    "sapt": ("sapt", SELECTING),
+    "sapt-paper": ("sapt",),
+    "selection-only": ("sapt", "method.attend=selection"),
+    "conpet-dynamic": ("conpet-dynamic",),
+    "joint": ("joint",),
+}
+"""The same on classes, where real texts stand for old inputs."""
+
+WORDS = (
+    "backbone=nano",
+    "stream.preset=none",
+    "stream.train_per_class=null",
+    "stream.valid_per_class=60",
+    "stream.test_per_class=100",
+    "adapter.rank=8",
+    "train.batch_size=8",
+    "train.epochs=4",
+    "train.max_steps=150",
+    "train.lr=5e-3",
+    "train.schedule=linear",
+    "replay.batch_limit=47",
+    "replay.new_to_old=1.0",
+    "generation.max_prompt_length=64",
+)
+"""Of instruction tasks; four epochs of dynamic replay are 148 steps."""
+GENERATOR = (
+    "method.generator_steps=150",
+    "method.generator_batch_size=8",
+    "method.generator_tokens=48",
+)
+TINY_GENERATOR = (
+    "method.generator_steps=2",
+    "method.generator_tokens=8",
+    "method.generator_shortest=1",
+)
+CLASS_STREAM = "banking77"
+TOP_K = "1,2,4,all"
+
+
+def grid(plan: Plan) -> list[Cell]:
+    """The claim with every seed first: what is there when it is stopped is what matters most."""
+    rest = [arm for arm in ARMS if arm not in CLAIM]
+    cells = [_text_cell(plan, arm, seed) for seed in plan.seeds for arm in CLAIM]
+    for seed in plan.seeds:
+        cells += [_text_cell(plan, arm, seed) for arm in rest]
+        cells += [_class_cell(plan, arm, seed) for arm in OF_CLASSES]
+    return cells
+
+
+def _text_cell(plan: Plan, arm: str, seed: int) -> Cell:
+    tiny = plan.size.name == "tiny"
+    method, *words = ARMS[arm]
+    source = (f"stream={made_up(plan)}",) if tiny else (f"stream={plan.stream}",)
+    if not tiny and not plan.chosen:
+        source += (f"stream.only=[{','.join(TASKS)}]",)
+    writes = method.startswith("sapt") and "method.pseudo=real" not in words
+    generator = (TINY_GENERATOR if tiny else GENERATOR) if writes else ()
+    labels = {"stream": TEXT, "arm": arm, "seed": seed}
+    return plan.cell(method, labels, *(TINY if tiny else WORDS), *generator, *words, stream=source)
+
+
+def _class_cell(plan: Plan, arm: str, seed: int) -> Cell:
+    method, *words = OF_CLASSES[arm]
+    labels = {"stream": CLASSES, "arm": arm, "seed": seed}
+    return plan.cell(method, labels, *words, stream=(f"stream={CLASS_STREAM}",))
+
+
+def probes(plan: Plan) -> list[Probe]:
+    """How many adapters need to answer; with the first seed."""
+    tiny = plan.size.name == "tiny"
+    found = []
+    for arm in ("sapt", "sapt-paper"):
+        labels: Labels = {"stream": TEXT, "arm": arm, "seed": plan.seeds[0]}
+        cell = _text_cell(plan, arm, plan.seeds[0])
+        words = ("top-k", str(plan.run_folder(cell.name)), "1,all" if tiny else TOP_K)
+        found.append(Probe(labels, words, needs=cell.name))
+    return found
+
+
+def measure(record: RunRecord) -> Row:
+    """Scores of the tasks when each was learned and at the end, and the backward transfer."""
+    learned = np.diag(record.matrix.values)
+    return {
+        "backward_transfer": backward_transfer(record.matrix),
+        "when_learned": [float(score) for score in learned],
+        "at_the_end": [float(score) for score in record.scores()],
+    }
+
+
+def plot(rows: Rows) -> Figure:
+    from conpet.studies.figures import bars
+
+    here = pick(rows, stream=TEXT)
+    named = {arm: pick(here, arm=arm) for arm in ARMS if pick(here, arm=arm)}
+    return bars(
+        {
+            "average score": ("average_accuracy", named),
+            "forgetting, points": ("forgetting", named),
+            "seconds": ("seconds", named),
+        }
+    )
+
+
+def text(rows: Rows) -> Iterator[str]:
+    for stream in distinct(rows, "stream"):
+        here = pick(rows, stream=stream)
+        for name, words in (
+            ("average_accuracy", "average score"),
+            ("forgetting", "forgetting (F.Ra), points"),
+            ("backward_transfer", "BWT, points"),
+        ):
+            told = [f"{a} {say(pick(here, arm=a), name)}" for a in distinct(here, "arm")]
+            yield f"{stream}, {words}: {', '.join(told)}."
+        yield from _transfer(here, stream)
+        ours = pick(here, arm="sapt")
+        others = [arm for arm in ("sequential", "replay", "conpet-dynamic") if pick(here, arm=arm)]
+        gaps = [f"{gap(ours, pick(here, arm=a), 'average_accuracy')} over {a}" for a in others]
+        if ours and gaps:
+            yield f"{stream}: sapt is {', '.join(gaps)} (average score)."
+    for row in (row for row in rows if row.get("top_k")):
+        each = zip(row["top_k"], row["top_k_score"], row["top_k_seconds"], strict=True)
+        told = [f"{k}: {score:.1f} in {seconds:.0f} s" for k, score, seconds in each]
+        yield f"{row['run']}, by the number of adapters that answer: {', '.join(told)}."
+
+
+def _transfer(here: Rows, stream: str) -> Iterator[str]:
+    """FWT: how much better tasks are when just learned than with an adapter of their own alone."""
+    told = []
+    for arm in distinct(here, "arm"):
+        alone = pick(here, arm="per-task-prompt" if arm == "sapt-prompt" else "per-task")
+        if numbers(alone, "learning_accuracy") and not arm.startswith(("per-task", "joint")):
+            told.append(f"{arm} {gap(pick(here, arm=arm), alone, 'learning_accuracy')}")
+    if told:
+        yield f"{stream}, FWT, points: {', '.join(told)}."
+
+
+STUDY = Study(
+    name="sapt",
+    title="What one attention that mixes and selects keeps of a stream",
+    question="Does it keep more than a small memory, and which of its parts does it?",
+    streams={"": "long-sequence", "tiny": "made-up"},
+    grid=grid,
+    plot=plot,
+    text=text,
+    measure=measure,
+    probes=probes,
+    prepare=prepare,
+)

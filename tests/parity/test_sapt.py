@@ -21,7 +21,8 @@ from torch import Tensor
 
 from conpet.backbones.base import Backbone
 from conpet.methods.base import PhaseSpec, State
-from conpet.methods.sapt import QUERIES, REFERENCE, SAPT, Attend, attention
+from conpet.methods.reflection import QUERIES, REFERENCE, attention
+from conpet.methods.sapt import SAPT, Attend
 from conpet.routing.base import plain
 from conpet.testing import synthetic_stream, tiny_bert, tiny_llama, tiny_state, tiny_t5
 from conpet.testing.instruction import instruction_stream

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from conpet.api.opened import pool_of, replay_of, spec_of
+from conpet.api.opened import encoder_of, pool_of, replay_of, spec_of
 from conpet.backbones.base import Backbone
 from conpet.backbones.shapes import shape_of, values_as_zeros
 from conpet.config import RunConfig
@@ -107,18 +107,21 @@ def dry_run(config: RunConfig, stream: Stream | None = None) -> DryRun:
             depends on the number of examples is not known.
 
     Raises:
-        ConfigError: the configuration does not fit the backbone or the stream; or the backbone's
-            shape is not known.
+        ConfigError, DataError: the run would refuse the configuration with this backbone or stream.
+            (Not told: texts of the stream that make no prompt, for they are not encoded.)
+        ConfigError: the backbone's shape is not known.
     """
     b = config.backbone
     tasks = stream.tasks if stream is not None else _named_tasks(config)
-    free = stream.free if stream is not None else True
+    template = stream.template if stream is not None else _card(config).template or ""
+    free = bool(template)
     config.check_stream(text=free)
     backbone = shape_of(b.name, dtype=b.dtype, layers=b.layers, generative=free)
     state = _state(config, backbone, len(tasks), free)
     parameters = sum(p.numel() for p in backbone.model.parameters())
     with values_as_zeros():
         method: Method = config.build_method()
+        _check(config, method, state, tasks, template)
         state.modules = dict(method.modules(state))
         walk = _Walk(state, method, counts=stream is not None)
         plans = [walk.learn(task) for task in tasks]
@@ -135,21 +138,32 @@ def dry_run(config: RunConfig, stream: Stream | None = None) -> DryRun:
     )
 
 
+def _check(
+    config: RunConfig, method: Method, state: State, tasks: Sequence[Task], template: str
+) -> None:
+    """What a run asks before it learns, with the prompts that it would make."""
+    state.replay.check(sum(max(1, len(task.labels)) for task in tasks))
+    encoder = encoder_of(config, state.backbone, template, config.backbone.prompt)
+    method.check_tasks(replace(state, store=TokenStore(encoder)), tasks)
+
+
+def _card(config: RunConfig) -> Card:
+    card: Card = STREAMS.load(config.stream.name)
+    return card
+
+
 def _named_tasks(config: RunConfig) -> list[Task]:
     """The tasks that a stream's card names, without examples; the order is the run's."""
-    c = config.stream
-    card: Card = STREAMS.load(c.name)
-    orders = card.orders or {}
+    c, orders = config.stream, _card(config).orders or {}
     names = c.tasks or (orders[c.order] if c.order else next(iter(orders.values())))
     return [Task(name, (), (), (), ()) for name in names if c.only is None or name in c.only]
 
 
 def names_its_tasks(config: RunConfig) -> bool:
     """Whether the card of a stream of free answers says its tasks, so that no data are needed."""
-    name = config.stream.name
-    if name not in STREAMS:
+    if config.stream.name not in STREAMS:
         return False
-    card: Card = STREAMS.load(name)
+    card = _card(config)
     return card.template is not None and bool(card.orders)
 
 

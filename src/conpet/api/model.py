@@ -12,7 +12,7 @@ from conpet.api.learning import learn_stream
 from conpet.api.opened import OpenRun, open_run
 from conpet.api.scores import score, summary
 from conpet.api.top_k import check_top_k, evaluate_top_k
-from conpet.api.unseen import evaluate_unseen, load_others
+from conpet.api.unseen import check_same_source, evaluate_unseen, load_others, source_of
 from conpet.config import RunConfig
 from conpet.errors import CheckpointError, ConfigError, DataError
 from conpet.evaluation.evaluator import evaluate, to_predictions
@@ -132,7 +132,8 @@ class ContinualModel:
             only: the tasks to answer, by name.
 
         Raises:
-            ConfigError: the answers are classes, not free text; or all tasks are learned.
+            ConfigError: the answers are classes, not free text; or all tasks are learned; or the
+                file holds the scores of other data of that name.
         """
         self._check_no_task_needed()
         if not read_json(self.folder.stream).get("template"):
@@ -145,11 +146,13 @@ class ContinualModel:
         stream = load_others(
             self.config, source, fields=self.fields, data=data, preset=preset, only=only
         )
+        file, origin = self.folder.unseen_of(stream.name), source_of(source)
+        check_same_source(file, stream.name, origin)
         run = self._open(with_data=True)
         self._check_ready(run.state)
         prints = {task["name"]: task["fingerprint"] for task in self.store.tasks}
-        result = evaluate_unseen(run, stream, prints, observer)
-        write_json_atomic(self.folder.unseen_of(stream.name), result)
+        result = evaluate_unseen(run, stream, prints, observer) | {"source": origin}
+        write_json_atomic(file, result)
         return result
 
     def learn(

@@ -124,20 +124,13 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         layers=c.layers,
         generative=bool(template),
     )
-    encode = partial(
-        Encoder,
-        backbone.tokenizer,
-        max_length=_longest(config, backbone, text=bool(template)),
-        backbone_kind=backbone.kind,
-        template=template,
-        max_answer_length=g.max_new_tokens,
-    )
+    encode = partial(encoder_of, config, backbone, template)
     tokens = folder.tokens if with_data else None
     return State(
         backbone=backbone,
         pool=pool_of(config, backbone),
-        store=TokenStore(encode(prompt=c.prompt), tokens),
-        inputs=TokenStore(encode(prompt="plain"), tokens) if "{instruction}" in template else None,
+        store=TokenStore(encode(c.prompt), tokens),
+        inputs=TokenStore(encode("plain"), tokens) if "{instruction}" in template else None,
         replay=replay_of(config),
         logits=LogitCache(folder.logits if with_data else None),
         spec=spec_of(config),
@@ -154,6 +147,18 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
             repetition_penalty=g.repetition_penalty,
             seed=config.seed,
         ),
+    )
+
+
+def encoder_of(config: RunConfig, backbone: Backbone, template: str, prompt: str) -> Encoder:
+    """What makes ids of examples; ``template`` is empty where answers are classes."""
+    return Encoder(
+        backbone.tokenizer,
+        max_length=_longest(config, backbone, text=bool(template)),
+        prompt=prompt,
+        backbone_kind=backbone.kind,
+        template=template,
+        max_answer_length=config.generation.max_new_tokens,
     )
 
 

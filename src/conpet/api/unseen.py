@@ -16,6 +16,7 @@ from conpet.events import Observer
 from conpet.methods.base import Method, Phase, State
 from conpet.registry import STREAMS
 from conpet.routing.base import plain
+from conpet.runtime import read_json
 from conpet.streams import Stream, load_stream
 from conpet.streams.instruction import format_of
 from conpet.types import Batch, Example, Routing, Task
@@ -79,6 +80,25 @@ def load_others(
             "learn RUN DATA"
         )
     return stream
+
+
+def source_of(source: str | Path | Stream) -> str | None:
+    """What tells streams of one name apart: the registered name, or the path; None of a ``Stream``,
+    whose name is the caller's to choose."""
+    if isinstance(source, Stream):
+        return None
+    return str(source) if source in STREAMS else str(Path(source).expanduser().resolve())
+
+
+def check_same_source(file: Path, stream: str, source: str | None) -> None:
+    """ConfigError where ``file`` holds the scores of another stream that is called the same."""
+    known = read_json(file).get("source") if file.is_file() else None
+    if known and source and known != source:
+        raise ConfigError(
+            f"'{file}' holds the scores on '{known}', and '{source}' is called '{stream}' as well; "
+            "nothing was measured. Rename these data, or remove that file to have its scores "
+            "replaced"
+        )
 
 
 def _is_table(source: str | Path) -> bool:

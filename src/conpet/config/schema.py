@@ -301,7 +301,7 @@ class RunConfig(Section):
                 f"forward_rows asks for tasks that are not learned yet, and method "
                 f"'{self.method.name}' answers only for tasks that it has learned; leave it out"
             )
-        self.build_method().check(self.replay_kind)
+        self.build_method().check(self.replay_kind, self.adapter.kind)
 
     def _check_replay(self, method: Any) -> None:
         r = self.replay

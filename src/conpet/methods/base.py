@@ -33,7 +33,8 @@ __all__ = [
 
 LossTerms = Mapping[str, Tensor]
 Step = Mapping[str, Any]
-"""What one step sees, an entry per loader: a ``Batch`` of tokens, or ``Latents``."""
+"""What one step sees, an entry per loader: the examples of a ``Batch`` or of ``Latents``; and what
+a loss term needs beside them."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ class Method(Protocol):
         state."""
         return {}
 
-    def check(self, replay: str) -> None:
-        """Raise ConfigError where an option does not go with another or with the kind of replay.
+    def check(self, replay: str, adapter: str) -> None:
+        """Raise ConfigError where an option does not go with another, or with the kind of replay or
+        adapter.
 
         Asked before anything is learned.
         """

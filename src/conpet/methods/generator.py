@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from conpet.encoding.encode import Encoder, length_buckets
 from conpet.errors import ConfigError, DataError
 from conpet.methods.base import LossTerms, ParamGroup, Phase, PhaseSpec, State, Step
 from conpet.objectives.generate import Decoding, answer_loss
-from conpet.replay.pseudo import PseudoSamples, Sieve, words_of
+from conpet.replay.pseudo import PseudoSamples, Sieve, wanted, words_of
 from conpet.routing.base import single
 from conpet.runtime import derive_seed
 from conpet.types import NO_TOKEN, Batch, Example, Task
@@ -52,7 +53,7 @@ class Recipe:
     shortest: int
 
     def wanted(self, n_train: int) -> int:
-        return max(1, int(self.share * n_train))
+        return wanted(self.share, n_train)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Generate(Phase):
     name: str
     spec: PhaseSpec
     recipe: Recipe
+    _made: dict[str, PairEncoder] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def check(self, state: State, tasks: Sequence[Task]) -> None:
         """ConfigError where no input of one of the tasks can be written."""
@@ -89,9 +93,14 @@ class Generate(Phase):
             )
         if self.recipe.markers:
             check_tokens(backbone.model)
-        for task in tasks if self.recipe.markers else ():
+            self._check_room(state, tasks)
+
+    def _check_room(self, state: State, tasks: Sequence[Task]) -> None:
+        """ConfigError where all that can be written of a task is its instruction."""
+        most, encoder = self.recipe.max_tokens, _encoder(state, self.recipe, UNCUT)
+        for task in tasks:
             given = sorted({example.instruction for example in task.train})
-            taken = min(map(len, self._encoder(state, UNCUT).encode_answers(given)))
+            taken = min(map(len, encoder.encode_answers(given)), default=0)
             if taken + 1 + self.recipe.shortest > most:  # the end is counted; the marker is not
                 raise ConfigError(
                     f"method.generator_tokens is {most}, and the instruction of task "
@@ -108,7 +117,7 @@ class Generate(Phase):
         return [ParamGroup(state.pool.parameters_of(GENERATOR), self.spec.lr)]
 
     def batches(self, state: State, epoch: int) -> Sequence[Step]:
-        pairs = self._pairs(state)
+        pairs = self._encoder(state).pairs
         lengths = np.array([len(prompt) + len(answer) for prompt, answer in pairs])
         rng = state.rng(self.name, "epoch", epoch)
         buckets = length_buckets(lengths, self.spec.batch_size, rng)
@@ -158,8 +167,8 @@ class Generate(Phase):
         self, state: State, given: Sequence[str], first: int
     ) -> list[tuple[str, str | None]]:
         """(instruction, input) as they were written; no input where its marker is missing."""
-        recipe, encoder = self.recipe, self._encoder(state)
-        batch = self._batch(state, [(prompt, []) for prompt in self._prompts(state, given)])
+        recipe, known = self.recipe, self._encoder(state)
+        batch = self._batch(state, [(prompt, []) for prompt in known.prompts(given)])
         decoding = Decoding(
             max_new_tokens=recipe.max_tokens,
             sample=True,
@@ -172,40 +181,15 @@ class Generate(Phase):
         routing = single(GENERATOR, len(batch), state.device)
         written = state.generate(batch, routing, decoding, seeds).ids
         if not recipe.markers:
-            return [(text, encoder.decode(ids)) for text, ids in zip(given, written, strict=True)]
+            return [(text, known.decode(ids)) for text, ids in zip(given, written, strict=True)]
         found: list[tuple[str, str | None]] = []
-        _, marker = state.pool.token_ids(GENERATOR)
+        _, marker = known.markers
         for ids in written:
             at = ids.index(marker) if marker in ids else len(ids)
-            instruction = encoder.decode(ids[:at])
+            instruction = known.decode(ids[:at])
             told = at < len(ids) and _fits(state, instruction)
-            found.append((instruction, encoder.decode(ids[at + 1 :]) if told else None))
+            found.append((instruction, known.decode(ids[at + 1 :]) if told else None))
         return found
-
-    def _pairs(self, state: State) -> list[Pair]:
-        """The training examples the other way round: what is asked, and the input."""
-        assert state.text is not None
-        examples, encoder = state.text.train, self._encoder(state)
-        prompts = self._prompts(state, [example.instruction for example in examples])
-        answers = encoder.encode_answers([example.text for example in examples])
-        if self.recipe.markers:
-            _, marker = state.pool.token_ids(GENERATOR)
-            headed = encoder.encode_answers([example.instruction for example in examples])
-            most = self.recipe.max_tokens
-            answers = [
-                [*[*head[:-1], marker, *answer[:-1]][: most - 1], answer[-1]]
-                for head, answer in zip(headed, answers, strict=True)
-            ]
-        return list(zip(prompts, answers, strict=True))
-
-    def _prompts(self, state: State, instructions: Sequence[str]) -> list[list[int]]:
-        encoder = self._encoder(state)
-        if self.recipe.markers:
-            marker, _ = state.pool.token_ids(GENERATOR)
-            begin, end = encoder.frame
-            return [[*begin, marker, *end] for _ in instructions]
-        asked = [Example(f"{i}", text.strip() or CUE) for i, text in enumerate(instructions)]
-        return [ids for ids, _ in encoder.encode_all(asked)]
 
     def _batch(self, state: State, pairs: Sequence[Pair]) -> Batch:
         prompts, answers = [p for p, _ in pairs], [a for _, a in pairs]
@@ -216,20 +200,68 @@ class Generate(Phase):
         batch = Batch(ids, mask, unknown, unknown, unknown, unknown, _filled(answers, NO_TOKEN))
         return batch.to(state.device)
 
-    def _encoder(self, state: State, most: int | None = None) -> Encoder:
-        room = state.backbone.max_length - state.pool.prompt_length
-        room -= self.recipe.max_tokens if state.backbone.kind == "decoder" else 0
-        return Encoder(
-            state.backbone.tokenizer,
-            max_length=min(state.store.encoder.max_length, room),
-            backbone_kind=state.backbone.kind,
-            template="{input}",
-            max_answer_length=most or self.recipe.max_tokens,
-        )
+    def _encoder(self, state: State) -> PairEncoder:
+        """That of the newest task, made once: a phase lasts as long as its task is learned. Not in
+        ``begin``, which is not called where a run is resumed."""
+        name = state.task.name
+        if name not in self._made:
+            self._made[name] = PairEncoder(state, self.recipe)
+        return self._made[name]
 
 
 Pair = tuple[list[int], list[int]]
 """Ids of what is asked, and of what is to be written."""
+
+
+class PairEncoder:
+    """Encodes what the generator of the newest task is asked, and what it is to write.
+
+    The adapter of the generator must be there: its marker tokens are among the ids.
+    """
+
+    def __init__(self, state: State, recipe: Recipe) -> None:
+        assert state.text is not None
+        self._examples, self._most = state.text.train, recipe.max_tokens
+        self._encoder = _encoder(state, recipe, recipe.max_tokens)
+        self.markers = state.pool.token_ids(GENERATOR)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The training examples the other way round: what is asked, and the input."""
+        prompts = self.prompts([example.instruction for example in self._examples])
+        answers = self._encoder.encode_answers([example.text for example in self._examples])
+        if self.markers:
+            _, marker = self.markers
+            headed = self._encoder.encode_answers([e.instruction for e in self._examples])
+            answers = [
+                [*[*head[:-1], marker, *answer[:-1]][: self._most - 1], answer[-1]]
+                for head, answer in zip(headed, answers, strict=True)
+            ]
+        return list(zip(prompts, answers, strict=True))
+
+    def prompts(self, instructions: Sequence[str]) -> list[list[int]]:
+        if self.markers:
+            marker, _ = self.markers
+            begin, end = self._encoder.frame
+            return [[*begin, marker, *end] for _ in instructions]
+        asked = [Example(f"{i}", text.strip() or CUE) for i, text in enumerate(instructions)]
+        return [ids for ids, _ in self._encoder.encode_all(asked)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._encoder.decode(ids)
+
+
+def _encoder(state: State, recipe: Recipe, max_answer_length: int) -> Encoder:
+    """Of prompts that are a text alone; a decoder needs room behind them."""
+    room = state.backbone.max_length - state.pool.prompt_length
+    room -= recipe.max_tokens if state.backbone.kind == "decoder" else 0
+    return Encoder(
+        state.backbone.tokenizer,
+        max_length=min(state.store.encoder.max_length, room),
+        backbone_kind=state.backbone.kind,
+        template="{input}",
+        max_answer_length=max_answer_length,
+    )
 
 
 def _fits(state: State, instruction: str) -> bool:

@@ -6,49 +6,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import numpy as np
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from conpet.adapters.seeding import generator_for
-from conpet.encoding.encode import TokenStore
-from conpet.errors import ConfigError, DataError
-from conpet.methods.base import (
-    Computation,
-    LossTerms,
-    Method,
-    ParamGroup,
-    Phase,
-    State,
-    Step,
-)
+from conpet.errors import ConfigError
+from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State, Step
 from conpet.methods.generator import Generate, Recipe
+from conpet.methods.reflection import (
+    ATTENTION,
+    OldTasks,
+    Reference,
+    Reflecting,
+    attention,
+    pooled,
+)
+from conpet.methods.samples import GivenSamples
 from conpet.methods.tune import Tune
 from conpet.objectives.classify import side_by_side
 from conpet.replay.dynamic import NoReplay
-from conpet.replay.pseudo import PseudoSamples
+from conpet.replay.pseudo import about, wanted
 from conpet.routing.attention import (
     Order,
     Pooling,
     Remembered,
     SharedAttention,
-    padded_reference,
-    pool_tokens,
     reflection,
     route,
 )
 from conpet.routing.base import single
-from conpet.streams.readers import read_rows
 from conpet.types import Batch, Routing, Task
-
-ATTENTION = "attention"
-QUERIES, REFERENCE = "queries/", "reference/"
-"""Buffers of each task: pooled token embeddings (n, d) of its pseudo-samples, and how they were
-routed when it was learned, (i,) or (n, i) over the i tasks known then."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -113,7 +103,9 @@ class SAPT(Method):
         default=None, gt=0, description="learning rate of f and the key; None: train.lr"
     )
     cut: bool = Field(
-        default=False, description="no gradient to lower layers through frozen adapters (the code)"
+        default=False,
+        description="no gradient to lower layers through frozen adapters (the code); not with soft "
+        "prompts",
     )
     reflection: float = Field(
         default=1.0, ge=0, description="weight of the reflection loss; 0: none"
@@ -161,7 +153,7 @@ class SAPT(Method):
     )
     generator_shortest: int = Field(default=3, ge=1, description="fewest words of a kept text")
 
-    def check(self, replay: str) -> None:
+    def check(self, replay: str, adapter: str) -> None:
         if (self.pseudo == "file") != (self.pseudo_file is not None):
             raise ConfigError(
                 f"method.pseudo is '{self.pseudo}' and method.pseudo_file {self.pseudo_file}; give "
@@ -175,6 +167,12 @@ class SAPT(Method):
             raise ConfigError(
                 "method.attend is 'selection', so that each adapter learns alone; leave out "
                 "method.train_top_k, which mixes some"
+            )
+        if self.cut and adapter == "prompt":
+            raise ConfigError(
+                "method.cut is true, and adapter.kind 'prompt': soft prompts stand before the text "
+                "and read nothing of it, so that there is no gradient to cut. Give "
+                "method.cut=false, or another adapter.kind: lora, bottleneck"
             )
 
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
@@ -207,12 +205,15 @@ class SAPT(Method):
             NoReplay(),
             method=self,
         )
-        return [learn, self._samples(state), Reference("reference", method=self)]
+        refer = Reference(
+            "reference", query=self.query, of=self.reference, prompts=self.reference_from
+        )
+        return [learn, self._samples(state), refer]
 
     def _samples(self, state: State) -> Generate | GivenSamples:
         source = self.source(state)
         if source != "generated":
-            return GivenSamples("pseudo", method=self)
+            return GivenSamples("pseudo", share=self.pseudo_share, file=self.pseudo_file)
         spec = replace(
             state.spec,
             steps=self.generator_steps,
@@ -254,24 +255,15 @@ class SAPT(Method):
 
     def attend_to(self, state: State, batch: Batch) -> Tensor:
         """(B, T) the logits of the attention."""
-        return attention(state).logits(self.pooled(state, batch), state.task_names)
-
-    def pooled(self, state: State, batch: Batch) -> Tensor:
-        """(B, d) what the query is made of."""
-        embeddings = state.token_embeddings(batch)
-        return pool_tokens(embeddings, batch.attention_mask, self.query)
+        return attention(state).logits(pooled(state, batch, self.query), state.task_names)
 
     def scores(self, state: State, batch: Batch, routing: Routing) -> Tensor:
         return class_logits(state, batch, routing).log_softmax(dim=1)
 
     def notes(self, state: State) -> Sequence[str]:
-        return [about(state.pseudo[state.task.name])]
-
-
-def attention(state: State) -> SharedAttention:
-    module = state.modules[ATTENTION]
-    assert isinstance(module, SharedAttention)
-    return module
+        assert state.text is not None
+        n_wanted = wanted(self.pseudo_share, len(state.text.train))
+        return [about(state.pseudo[state.task.name], n_wanted)]
 
 
 def class_logits(state: State, batch: Batch, routing: Routing) -> Tensor:
@@ -305,7 +297,12 @@ class Attend(Tune):
         old = OldTasks.of(state)
         if old is None or not self.method.reflection or epoch < self.method.reflection_from:
             return steps
-        return Reflecting(self, state, steps, old, epoch)
+        most, over = self.spec.batch_size, self.method.reflection_over
+
+        def draw(i: int) -> Remembered:
+            return old.draw(state.rng(self.name, "reflection", epoch, i), most, over)
+
+        return Reflecting(steps, draw, self.method.reflection_every)
 
     def loss(self, state: State, step: Step) -> LossTerms:
         terms = dict(super().loss(state, step))
@@ -331,178 +328,3 @@ class Attend(Tune):
 
     def _log_probs(self, state: State, batch: Batch) -> Tensor:
         return state.answer_log_probs(batch, self._routing(state, batch))
-
-
-class Reflecting(Sequence[Step]):
-    """Batches of the new task, with samples of every old one beside them."""
-
-    def __init__(
-        self, phase: Attend, state: State, steps: Sequence[Step], old: OldTasks, epoch: int
-    ) -> None:
-        self.phase, self.state, self.steps = phase, state, steps
-        self.old, self.epoch = old, epoch
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
-        step = dict(self.steps[i])
-        if i % self.phase.method.reflection_every == 0:
-            rng = self.state.rng(self.phase.name, "reflection", self.epoch, i)
-            share = 1.0 if self.phase.method.reflection_over == "sum" else 1 / len(self.old.sizes)
-            step["reflection"] = self.old.draw(rng, self.phase.spec.batch_size, share)
-        return step
-
-
-@plain_dataclass(frozen=True)
-class OldTasks:
-    """What is remembered of the tasks before the newest.
-
-    Attributes:
-        pooled: (N, d) queries before the projection, task after task.
-        target: (N, T) reference attention over all tasks.
-        sizes: how many of each task.
-    """
-
-    pooled: Tensor
-    target: Tensor
-    sizes: Sequence[int]
-
-    @staticmethod
-    def of(state: State) -> OldTasks | None:
-        """None where there is nothing to remember."""
-        queries, targets, n_tasks = [], [], len(state.history)
-        for name in state.task_names[:-1]:
-            found = state.buffers[QUERIES + name].to(state.device)
-            if len(found):
-                reference = padded_reference(state.buffers[REFERENCE + name], n_tasks)
-                queries.append(found)
-                targets.append(reference.to(state.device).expand(len(found), n_tasks))
-        if not queries:
-            return None
-        return OldTasks(torch.cat(queries), torch.cat(targets), [len(q) for q in queries])
-
-    def draw(self, rng: np.random.Generator, most: int, share: float) -> Remembered:
-        """At most so many of each task; the weights of a task's samples sum to ``share``."""
-        starts = np.cumsum([0, *self.sizes[:-1]])
-        picks = [
-            start + rng.permutation(n)[:most] for start, n in zip(starts, self.sizes, strict=True)
-        ]
-        weight = np.concatenate([np.full(len(pick), share / len(pick)) for pick in picks])
-        at = torch.from_numpy(np.concatenate(picks)).to(self.pooled.device)
-        weights = torch.from_numpy(weight).to(self.pooled)
-        return Remembered(self.pooled[at], self.target[at], weights)
-
-
-@plain_dataclass(frozen=True, kw_only=True)
-class GivenSamples(Computation):
-    """Phase 2 where nothing is generated: samples that are real, or come from a file."""
-
-    method: SAPT
-
-    def check(self, state: State, tasks: Sequence[Task]) -> None:
-        """Raise where the file lacks samples of a task, or has some that make no prompt."""
-        path = self.method.pseudo_file
-        for task in tasks if path is not None else ():
-            assert path is not None
-            found = samples_in(path, task.name)
-            if any(example.entities for example in task.train):
-                raise ConfigError(
-                    f"method.pseudo_file is {path}, and the inputs of task '{task.name}' have "
-                    "entities, which the samples of a file do not mark; use method.pseudo=real"
-                )
-            state.store.encoder.encode_all(PseudoSamples("file", tuple(found)).examples(task.name))
-
-    def end(self, state: State) -> None:
-        assert state.text is not None
-        task = state.text
-        wanted = self.method.recipe.wanted(len(task.train))
-        if self.method.pseudo_file is None:
-            at = sorted(state.rng(self.name, "real").permutation(len(task.train))[:wanted])
-            chosen = [task.train[i] for i in at]
-            marked = any(example.entities for example in chosen)
-            state.pseudo[task.name] = PseudoSamples(
-                "real",
-                tuple((example.instruction, example.text) for example in chosen),
-                entities=tuple(example.entities for example in chosen) if marked else (),
-            )
-        else:
-            inputs = samples_in(self.method.pseudo_file, task.name)[:wanted]
-            state.pseudo[task.name] = PseudoSamples("file", tuple(inputs))
-
-
-def samples_in(path: Path, task: str) -> list[tuple[str, str]]:
-    """(instruction, input) of the rows of a file that belong to a task."""
-    rows = read_rows(path)
-    found = []
-    for source, row in rows:
-        owner, text, instruction = (_words(row, key) for key in ("task", "input", "instruction"))
-        if not owner or not text:
-            raise DataError(
-                f"{source} has no 'task' or no 'input'; each pseudo-sample needs both "
-                "(an instruction is optional): add them, or drop the row"
-            )
-        if owner == task:
-            found.append((instruction, text))
-    if not found:
-        known = ", ".join(sorted({_words(row, "task") for _, row in rows}))
-        raise DataError(
-            f"{path} has no pseudo-sample of task '{task}'; it has those of: {known}. Add some, or "
-            "use method.pseudo=generated"
-        )
-    return found
-
-
-def _words(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    return "" if value is None else str(value).strip()
-
-
-@plain_dataclass(frozen=True, kw_only=True)
-class Reference(Computation):
-    """Phase 3: how the newest task is routed now, and the queries that will ask for the same."""
-
-    method: SAPT
-
-    @torch.no_grad()
-    def end(self, state: State) -> None:
-        task, method = state.task, self.method
-        queries = self._queries(state, state.pseudo[task.name])
-        state.buffers[QUERIES + task.name] = queries
-        if method.reference == "sample":
-            weights = attention(state)(queries.to(state.device), state.task_names)
-            state.buffers[REFERENCE + task.name] = weights
-            return
-        rows = task.valid if method.reference_from == "valid" and len(task.valid) else task.train
-        total = torch.zeros(len(state.history), device=state.device)
-        for batch in state.chunks(rows):
-            total += method.attend_to(state, batch.without_answers()).softmax(dim=1).sum(dim=0)
-        state.buffers[REFERENCE + task.name] = total / len(rows)
-
-    def _queries(self, state: State, samples: PseudoSamples) -> Tensor:
-        store = TokenStore(state.store.encoder)
-        rows = store.add(samples.examples(state.task.name))
-        width = attention(state).width
-        found = [torch.zeros(0, width)]
-        for at in np.array_split(rows, -(-len(rows) // 16) or 1):
-            if len(at):
-                found.append(self.method.pooled(state, store.batch(at).to(state.device)).cpu())
-        return torch.cat(found)
-
-
-def about(samples: PseudoSamples) -> str:
-    """What was kept, in a line."""
-    n, quality = len(samples.inputs), samples.quality
-    if samples.source != "generated":
-        return f"{n} {samples.source} samples stand for its inputs"
-    rejected = {
-        key.removeprefix("rejected_"): int(value)
-        for key, value in quality.items()
-        if key.startswith("rejected_")
-    }
-    reasons = ", ".join(f"{value} {key}" for key, value in rejected.items())
-    return (
-        f"{n} pseudo-samples kept, {sum(rejected.values())} rejected ({reasons}); distinct-2 "
-        f"{quality['distinct_2']:.2f} (real {quality['real_distinct_2']:.2f}), overlap with real "
-        f"inputs {quality['overlap']:.2f}"
-    )

@@ -374,7 +374,8 @@ class State:
         """
         names = () if routing_of is None else (routing_of,)
         distinct, place = np.unique(rows, return_inverse=True)
-        out = np.empty((len(distinct), self.backbone.hidden_size), np.float32)
+        # zeros: a dry run, which cannot tell rows apart, does not fill all of them
+        out = np.zeros((len(distinct), self.backbone.hidden_size), np.float32)
         for batch in self.chunks(distinct):
             weights = torch.ones(len(batch), len(names), device=self.device)
             features = self.forward(batch, Routing(names, weights)).features.cpu().numpy()

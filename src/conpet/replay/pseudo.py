@@ -61,6 +61,30 @@ class PseudoSamples:
         return PseudoSamples(values["source"], inputs, values["quality"], entities)
 
 
+def wanted(share: float, n_train: int) -> int:
+    """How many stand for a task of ``n_train`` training examples: a share of them, at least one."""
+    return max(1, int(share * n_train))
+
+
+def about(samples: PseudoSamples, n_wanted: int) -> str:
+    """What was kept of those that were wanted, in a line."""
+    n, quality = len(samples.inputs), samples.quality
+    short = f" ({n_wanted} were wanted)" if n < n_wanted else ""
+    if samples.source != "generated":
+        return f"{n} {samples.source} samples stand for its inputs{short}"
+    rejected = {
+        key.removeprefix("rejected_"): int(value)
+        for key, value in quality.items()
+        if key.startswith("rejected_")
+    }
+    reasons = ", ".join(f"{value} {key}" for key, value in rejected.items())
+    return (
+        f"{n} pseudo-samples kept{short}, {sum(rejected.values())} rejected ({reasons}); "
+        f"distinct-2 {quality['distinct_2']:.2f} (real {quality['real_distinct_2']:.2f}), overlap "
+        f"with real inputs {quality['overlap']:.2f}"
+    )
+
+
 class Sieve:
     """Keeps the texts that can stand for real inputs, and counts why others cannot.
 

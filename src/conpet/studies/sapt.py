@@ -16,6 +16,7 @@ from conpet.evaluation.continual import backward_transfer
 from conpet.studies.base import Cell, Labels, Plan, Probe, Row, Rows, Study
 from conpet.studies.made_up import TINY, made_up, prepare
 from conpet.studies.say import distinct, gap, numbers, pick, say
+from conpet.studies.sizes import DYNAMIC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,32 +26,34 @@ TASKS = ("amazon", "mnli", "qqp", "imdb", "sst2", "dbpedia", "agnews", "yahoo")
 TEXT, CLASSES = "instructions", "classes"
 
 SELECTING = "method.selection=1"
-PAPER = ("sapt", "method.attention_lr=5e-4")
+REAL = "method.pseudo=real"
 ARMS: dict[str, tuple[str, ...]] = {
     "sequential": ("sequential",),
     "replay": ("replay", "replay.share=0.02"),
     "sapt": ("sapt", SELECTING),
     "per-task": ("per-task",),
-    "sapt-paper": PAPER,
-    "sapt-prompt": ("sapt-prompt", SELECTING, "train.lr=5e-2", "method.attention_lr=5e-3"),
-    "per-task-prompt": ("per-task", "adapter.kind=prompt", "train.lr=5e-2"),
-    "no-reflection": ("sapt", SELECTING, "method.reflection=0", "method.pseudo=real"),
-    "selection-only": ("sapt", "method.attend=selection"),
-    "real-samples": ("sapt", SELECTING, "method.pseudo=real"),
+    "real-samples": ("sapt", SELECTING, REAL),
+    "no-reflection": ("sapt", SELECTING, REAL, "method.reflection=0"),
+    "selection-only": ("sapt", "method.attend=selection", REAL),
     "conpet-dynamic": ("conpet-dynamic",),
-    "conpet-static": ("conpet-static", "method.base=replay"),
     "joint": ("joint",),
+    "conpet-static": ("conpet-static", "method.base=replay"),
+    "paper-losses": ("sapt", "method.attention_lr=5e-4", REAL),
+    "sapt-prompt": ("sapt-prompt", SELECTING, REAL, "train.lr=5e-2", "method.attention_lr=5e-3"),
+    "per-task-prompt": ("per-task", "adapter.kind=prompt", "train.lr=5e-2"),
 }
 """What is compared on instruction tasks: its name, then the method and its words. In ``sapt`` the
-attention is pulled to the new key as well; ``sapt-paper`` has the two losses of the paper alone."""
+attention is pulled to the new key as well; ``paper-losses`` has the two losses of the paper alone.
+Only ``sapt`` generates its pseudo-samples; the others of its kind are to be held against
+``real-samples``."""
 CLAIM = ("sequential", "replay", "sapt", "per-task")
 """Run first, with every seed."""
 OF_CLASSES: dict[str, tuple[str, ...]] = {
     "sequential": ("sequential",),
     "sapt": ("sapt", SELECTING),
-    "sapt-paper": ("sapt",),
+    "paper-losses": ("sapt",),
     "selection-only": ("sapt", "method.attend=selection"),
-    "conpet-dynamic": ("conpet-dynamic",),
+    "conpet-dynamic": ("conpet-dynamic", *DYNAMIC),
     "joint": ("joint",),
 }
 """The same on classes, where real texts stand for old inputs."""
@@ -99,18 +102,18 @@ def grid(plan: Plan) -> list[Cell]:
 def _text_cell(plan: Plan, arm: str, seed: int) -> Cell:
     tiny = plan.size.name == "tiny"
     method, *words = ARMS[arm]
-    source = (f"stream={made_up(plan)}",) if tiny else (f"stream={plan.stream}",)
+    source = [f"stream={made_up(plan) if tiny else plan.stream}"]
     if not tiny and not plan.chosen:
-        source += (f"stream.only=[{','.join(TASKS)}]",)
-    writes = method.startswith("sapt") and "method.pseudo=real" not in words
+        source.append(f"stream.only=[{','.join(TASKS)}]")
+    writes = method.startswith("sapt") and REAL not in words
     generator = (TINY_GENERATOR if tiny else GENERATOR) if writes else ()
-    labels = {"stream": TEXT, "arm": arm, "seed": seed}
+    labels: Labels = {"stream": TEXT, "arm": arm, "seed": seed}
     return plan.cell(method, labels, *(TINY if tiny else WORDS), *generator, *words, stream=source)
 
 
 def _class_cell(plan: Plan, arm: str, seed: int) -> Cell:
     method, *words = OF_CLASSES[arm]
-    labels = {"stream": CLASSES, "arm": arm, "seed": seed}
+    labels: Labels = {"stream": CLASSES, "arm": arm, "seed": seed}
     return plan.cell(method, labels, *words, stream=(f"stream={CLASS_STREAM}",))
 
 
@@ -118,7 +121,7 @@ def probes(plan: Plan) -> list[Probe]:
     """How many adapters need to answer; with the first seed."""
     tiny = plan.size.name == "tiny"
     found = []
-    for arm in ("sapt", "sapt-paper"):
+    for arm in ("sapt", "paper-losses"):
         labels: Labels = {"stream": TEXT, "arm": arm, "seed": plan.seeds[0]}
         cell = _text_cell(plan, arm, plan.seeds[0])
         words = ("top-k", str(plan.run_folder(cell.name)), "1,all" if tiny else TOP_K)

@@ -15,6 +15,7 @@ from conpet.errors import ConpetError
 from conpet.events import Observer
 from conpet.methods.base import Method, Phase, State, Step
 from conpet.training.optimiser import optimiser_for, set_lr
+from conpet.types import Batch, Latents
 
 
 class Interrupted(ConpetError):
@@ -27,7 +28,8 @@ class TrainingError(ConpetError):
 
 @dataclass
 class Cost:
-    """What learning one task took. ``seconds`` is by phase; the rest are sums over its phases."""
+    """What learning one task took. ``seconds`` is by phase; the rest are sums over its phases.
+    ``examples`` are those of the batches, not what a loss term needs beside them."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     steps: int = 0
@@ -144,7 +146,7 @@ class Trainer:
                 closing = progress.epoch + 1 == epochs and i + 1 == last
                 terms = self.step(phase, batch, parameters, optimiser, progress, closing)
                 progress.batch, progress.step = i + 1, progress.step + 1
-                examples = sum(len(b) for b in batch.values())
+                examples = sum(len(b) for b in batch.values() if isinstance(b, Batch | Latents))
                 cost.examples += examples
                 cost.forward_passes += state.passes - passes
                 passes = state.passes

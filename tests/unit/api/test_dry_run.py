@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from conpet.api import fit
 from conpet.api.dry_run import DryRun, dry_run
 from conpet.config import RunConfig, load_config
-from conpet.errors import ConfigError
+from conpet.errors import ConfigError, ConpetError
 from conpet.registry import METHODS
 from conpet.runtime import RunFolder, read_json
 from conpet.streams import Stream
@@ -95,7 +96,8 @@ def test_the_plan_of_a_run_that_writes(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("format_", ["instruction", "markers"])
 def test_the_generator_of_sapt_comes_and_goes(format_: str) -> None:
     stream = instruction_stream(n_tasks=3, train=20, valid=2, test=1)
-    more = {**SAPT_TEXT, "method__generator_format": format_}
+    tokens = 60 if format_ == "markers" else 8  # there it writes the instruction too
+    more = {**SAPT_TEXT, "method__generator_format": format_, "method__generator_tokens": tokens}
     plan = dry_run(configured("sapt", stream, backbone__name="tiny-t5", **more), stream)
     for task in plan.tasks:
         adapter, generator, reference = task.phases
@@ -179,3 +181,42 @@ def test_a_configuration_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="no linear module called 'q_proj'"):
         of_llama = {"backbone__name": "tiny-t5", "adapter__targets": ["q_proj"]}
         dry_run(configured("sapt", stream, **of_llama), stream)
+
+
+CANNOT: list[tuple[str, str, dict[str, Any]]] = [
+    ("sapt", "tiny-t5", {"method__generator_tokens": 513}),
+    ("sapt", "tiny-t5", {"method__generator_format": "markers", "method__generator_tokens": 9}),
+    ("sapt", "tiny-t5", {"method__pseudo": "file", "method__pseudo_file": "{}/samples.jsonl"}),
+    ("sapt", "tiny-t5", {"method__pseudo": "file", "method__pseudo_file": "{}/long.jsonl"}),
+    ("sapt", "tiny-bert", {"method__pseudo": "generated"}),
+    ("emr", "tiny-bert", {"replay__total": 3}),
+    ("sequential", "tiny-bert", {"adapter__kind": "prompt", "adapter__length": 500}),
+]
+
+
+@pytest.mark.parametrize(("method", "backbone", "more"), CANNOT)
+def test_what_a_run_refuses_its_plan_refuses_too(
+    method: str, backbone: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    """In the same words."""
+    write = backbone == "tiny-t5"
+    stream = instruction_stream(n_tasks=2) if write else synthetic_stream(n_tasks=2)
+    (tmp_path / "samples.jsonl").write_text('{"task": "even", "input": "a b c"}\n')
+    rows = [{"task": t.name, "input": "a b", "instruction": "so " * 999} for t in stream.tasks]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in more.items()}
+    with pytest.raises(ConpetError) as planned:
+        dry_run(configured(method, stream, backbone__name=backbone, **more), stream)
+    own = {key.replace(".", "__"): value for key, value in SMALL.items() if key != "out"}
+    with pytest.raises(ConpetError) as refused:
+        fit(stream, out=tmp_path / "run", method=method, backbone=backbone, **own, **more)
+    assert (type(planned.value), f"{planned.value}") == (type(refused.value), f"{refused.value}")
+    assert not (tmp_path / "run" / "state.json").exists()
+
+
+def test_without_data_a_file_lacks_samples_of_the_tasks_of_the_card(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text('{"task": "mnli", "input": "a b c"}\n')
+    words = [f"method.pseudo_file={file}", "method.pseudo=file", "stream.order=mnli-first"]
+    with pytest.raises(ConpetError, match="no pseudo-sample of task 'cb'"):
+        dry_run(load_config(None, words, profile="sapt-original-t5-long"))

@@ -125,6 +125,26 @@ def test_from_files(sapt: ContinualModel, tmp_path: Path) -> None:
         sapt.evaluate_unseen(folder, only=["frist"])
 
 
+def test_other_data_of_the_same_name_are_refused(
+    sapt: ContinualModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = write_natural_instructions(tmp_path / "a" / "twins", 5)
+    second = write_natural_instructions(tmp_path / "b" / "twins", 4)
+    file = sapt.folder.unseen_of("twins")
+    kept = sapt.evaluate_unseen(first, only=["mood"])
+    assert json.loads(file.read_text()) == kept
+    assert kept["source"] == str(first)
+    with pytest.raises(ConfigError) as refused:
+        sapt.evaluate_unseen(second)
+    for part in (str(file), f"'{first}'", f"'{second}' is called 'twins'", "Rename", "remove"):
+        assert part in f"{refused.value}"
+    assert json.loads(file.read_text()) == kept
+    monkeypatch.chdir(first.parent)  # the same by another path
+    assert sapt.evaluate_unseen("twins", only=["first"])["tasks"] == ["first"]
+    file.unlink()
+    assert sapt.evaluate_unseen(second)["source"] == str(second)
+
+
 def test_cuts_are_those_of_the_run_or_of_the_preset(tmp_path: Path) -> None:
     file = write_instruction_table(tmp_path / "tasks.jsonl", 4, test=5)
     settings = {"backbone": "tiny-t5", "train__epochs": 1, "device": "cpu", "threads": 1}

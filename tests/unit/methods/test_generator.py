@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from conpet.backbones.base import Backbone
+from conpet.encoding.encode import Encoder
 from conpet.methods import generator
 from conpet.methods.base import PhaseSpec, State
 from conpet.methods.generator import CUE, GENERATOR, Generate, Recipe
@@ -152,6 +153,43 @@ def test_every_epoch_has_all_examples_in_another_order_and_the_same_when_asked_a
         row for step in phase.batches(state, 0) for row in step["task"].answer_ids.tolist()
     ]
     assert later != first
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MARKERS], ids=["instruction", "markers"])
+def test_texts_are_encoded_once_in_a_phase(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Encoder] = []
+    encoded: list[str] = []
+
+    class Counted(Encoder):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            made.append(self)
+
+        def encode_answers(self, answers: Sequence[str]) -> list[list[int]]:
+            encoded.extend(answers)
+            return super().encode_answers(answers)
+
+    monkeypatch.setattr(generator, "Encoder", Counted)
+    monkeypatch.setattr(generator, "ROUND", 4)
+    state, phase = begun(recipe)
+    for epoch in range(3):
+        assert phase.batches(state, epoch)
+    phase.end(state)
+    assert len(made) == 1
+    assert len(encoded) == len(EVEN.train) * (2 if recipe.markers else 1)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MARKERS], ids=["instruction", "markers"])
+def test_a_phase_that_goes_on_has_the_batches_of_one_that_was_not_stopped(recipe: Recipe) -> None:
+    """It was not begun: what is encoded is no work of ``begin``."""
+    state, phase = begun(recipe)
+    phase.batches(state, 0)
+    straight = phase.batches(state, 1)
+    resumed = Generate("generator", SPEC, recipe).batches(state, 1)
+    assert len(straight) == len(resumed) == 3
+    for one, other in zip(straight, resumed, strict=True):
+        for part in ("input_ids", "attention_mask", "answer_ids"):
+            assert torch.equal(getattr(one["task"], part), getattr(other["task"], part))
 
 
 # What it writes -----------------------------------------------------------------------------------

@@ -20,15 +20,15 @@ from conpet.evaluation.evaluator import answer
 from conpet.events import Observer
 from conpet.methods.base import Phase, PhaseSpec, State
 from conpet.methods.per_task import PerTask
-from conpet.methods.sapt import (
+from conpet.methods.reflection import (
     QUERIES,
     REFERENCE,
-    SAPT,
-    Attend,
     OldTasks,
     Reflecting,
     attention,
+    pooled,
 )
+from conpet.methods.sapt import SAPT, Attend
 from conpet.objectives.classify import cross_entropy
 from conpet.objectives.generate import answer_loss, mean_log_prob
 from conpet.routing.base import single
@@ -131,8 +131,8 @@ def test_the_routing_of_one_by_one_is_that_of_the_batch(backbone: str) -> None:
     together = method.route(state, batch)
     alone = [method.route(state, one) for one in one_by_one(batch)]
     assert together.names == state.task_names
-    pooled = torch.cat([method.pooled(state, one) for one in one_by_one(batch)])
-    assert torch.equal(pooled, method.pooled(state, batch)), "bit for bit"
+    apart = torch.cat([pooled(state, one, method.query) for one in one_by_one(batch)])
+    assert torch.equal(apart, pooled(state, batch, method.query)), "bit for bit"
     weights = torch.cat([routing.weights for routing in alone])
     torch.testing.assert_close(weights, together.weights, rtol=0, atol=1e-6)
     assert weights.std(dim=0).min() > 1e-5, "different inputs are routed differently"
@@ -147,9 +147,9 @@ def test_more_padding_changes_no_bit_of_the_query(backbone: str) -> None:
         input_ids=functional.pad(batch.input_ids, (0, 24), value=state.store.encoder.pad_id),
         attention_mask=functional.pad(batch.attention_mask, (0, 24)),
     )
-    assert torch.equal(method.pooled(state, longer), method.pooled(state, batch))
+    assert torch.equal(pooled(state, longer, method.query), pooled(state, batch, method.query))
     padded = real(query="padded")
-    assert not torch.equal(padded.pooled(state, longer), method.pooled(state, batch))
+    assert not torch.equal(pooled(state, longer, padded.query), pooled(state, batch, method.query))
 
 
 @pytest.mark.parametrize("backbone", ["llama", "t5"])
@@ -161,7 +161,7 @@ def test_the_answer_is_no_part_of_the_query(backbone: str) -> None:
     batches = [store.batch(store.add(examples)) for examples in (task, others)]
     assert not torch.equal(batches[0].answer_ids[:, :2], batches[1].answer_ids[:, :2])
     batches.append(batches[0].without_answers())
-    first, *rest = (method.pooled(state, batch) for batch in batches)
+    first, *rest = (pooled(state, batch, method.query) for batch in batches)
     assert all(torch.equal(first, other) for other in rest)
 
 
@@ -441,7 +441,7 @@ def test_a_reference_is_the_mean_over_the_prompts_of_a_task(options: dict[str, A
     rows = state.task.train if options else state.task.valid
     with torch.no_grad():
         weights = [
-            attention(state)(method.pooled(state, one), state.task_names)
+            attention(state)(pooled(state, one, method.query), state.task_names)
             for one in one_by_one(state.batch(rows))
         ]
     mean = torch.cat(weights).mean(dim=0)
@@ -508,7 +508,7 @@ def test_the_stored_queries_are_those_of_the_stored_texts(backbone: str) -> None
     for name in state.task_names:
         store = TokenStore(state.store.encoder)
         rows = store.add(state.pseudo[name].examples(name))
-        found = real().pooled(state, store.batch(rows))
+        found = pooled(state, store.batch(rows), real().query)
         assert torch.equal(found, state.buffers[QUERIES + name])
 
 
@@ -520,7 +520,7 @@ def test_the_query_of_a_real_sample_is_that_of_its_training_prompt() -> None:
         method = real()
         teach(state, method, *stream.tasks)
         for task in state.history:
-            trained = method.pooled(state, state.batch(task.train))
+            trained = pooled(state, state.batch(task.train), method.query)
             for query in state.buffers[QUERIES + task.name]:
                 assert (trained == query).all(dim=1).any()
 
@@ -592,7 +592,7 @@ def test_with_top_k_the_newest_is_always_trained_and_the_largest_answer(train_to
     state, phase = begun(method, 4)
     batch = step_of(phase, state)["task"]
     with torch.no_grad():  # the newest is the least wanted
-        q = attention(state).projection(method.pooled(state, batch)).mean(dim=0)
+        q = attention(state).projection(pooled(state, batch, method.query)).mean(dim=0)
         attention(state).parameters_of(state.task.name)["key"].copy_(-0.3 * q)
     plain = method.attend_to(state, batch).softmax(dim=1)
     assert (plain.argmin(dim=1) == 3).all()
@@ -612,6 +612,30 @@ def test_with_top_k_the_newest_is_always_trained_and_the_largest_answer(train_to
     assert (trained.weights[:, -1] > 0).all()
     best = plain[:, :-1].max(dim=1).values
     torch.testing.assert_close(trained.weights[:, -1], plain[:, -1] / (plain[:, -1] + best))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_knowing_the_task_changes_no_weight_of_the_mix(backbone: str) -> None:
+    """It names the classes to choose from; of free answers it says nothing."""
+    for method, n in ((real(), 3), (real(top_k=1), 1)):
+        state = learned(backbone)
+        batch = state.batch(np.concatenate([task.test for task in state.history]))
+        given = answer(state, method, [batch], with_oracle=True)
+        assert all(len(a.routed) == n for a in given)
+        if state.writes:
+            assert [a.oracle for a in given] == [a.label for a in given]
+            continue
+        with torch.no_grad():
+            scores = method.scores(state, batch, method.route(state, batch.without_answers()))
+        own = [state.history[t] for t in batch.task.tolist()]
+        first = [task.first_column for task in own]
+        best = [
+            int(row[at : at + len(task.labels)].argmax())
+            for row, at, task in zip(scores, first, own, strict=True)
+        ]
+        expected = [task.labels[at] for task, at in zip(own, best, strict=True)]
+        assert [a.oracle for a in given] == expected
+        assert expected != [a.label for a in given]
 
 
 @pytest.mark.parametrize("cut", [False, True])

@@ -18,7 +18,8 @@ from conpet.config import load_config
 from conpet.errors import ConfigError, DataError
 from conpet.events import Observer
 from conpet.methods.base import PhaseSpec, State
-from conpet.methods.sapt import QUERIES, SAPT, attention
+from conpet.methods.reflection import QUERIES, attention
+from conpet.methods.sapt import SAPT
 from conpet.streams import Stream
 from conpet.testing import synthetic_stream, teach, tiny_bert, tiny_state, tiny_t5
 from conpet.testing.instruction import instruction_stream
@@ -91,8 +92,23 @@ def test_samples_may_come_from_a_file(tmp_path: Path) -> None:
         samples = state.pseudo[task.name]
         assert samples.source == "file"
         words = task.train[0].instruction
-        assert samples.inputs == tuple((words, f"sample {i} of {task.name}") for i in range(3))
+        own = [(words, f"sample {i} of {task.name}") for i in range(4)]
+        places = [own.index(pair) for pair in samples.inputs]
+        assert len(places) == 3 and places == sorted(set(places))
         assert len(state.buffers[QUERIES + task.name]) == 3
+
+
+def test_those_of_a_file_are_drawn_by_the_seed(tmp_path: Path) -> None:
+    path = sample_file(tmp_path, rows_of(TEXT.tasks, n=20))
+    method = SAPT(pseudo="file", pseudo_file=path, pseudo_share=0.5)
+    first, again, other = (taught(method, 2, seed=seed).pseudo for seed in (1, 1, 2))
+    assert first == again
+    for task in TEXT.tasks[:2]:
+        found = [{text for _, text in kept[task.name].inputs} for kept in (first, other)]
+        top = {f"sample {i} of {task.name}" for i in range(5)}
+        assert found[0] != found[1] and top not in found
+    numbers = [[int(text.split()[1]) for _, text in s.inputs] for s in first.values()]
+    assert numbers[0] != numbers[1], "of each task by itself"
 
 
 def test_a_file_may_hold_fewer_samples_and_no_instructions(tmp_path: Path) -> None:
@@ -100,6 +116,8 @@ def test_a_file_may_hold_fewer_samples_and_no_instructions(tmp_path: Path) -> No
     path.write_text("task,input\neven,a b\nswap,c d\n")
     state = taught(SAPT(pseudo="file", pseudo_file=path, pseudo_share=1.0), 2)
     assert state.pseudo["even"].inputs == (("", "a b"),)
+    few = "1 file samples stand for its inputs (10 were wanted)"
+    assert list(SAPT(pseudo="file", pseudo_file=path, pseudo_share=1.0).notes(state)) == [few]
     nothing = [{"task": "even", "input": 7, "instruction": None}]
     path = sample_file(tmp_path, nothing)
     state = taught(SAPT(pseudo="file", pseudo_file=path), 1)
@@ -219,6 +237,11 @@ def test_a_prompt_that_needs_entities_has_them_in_real_samples(tmp_path: Path) -
             ["method.train_top_k=true", "method.top_k=2", "method.attend=selection"],
             "attend is 'selection', so that each adapter learns alone; leave out",
         ),
+        (
+            ["method.cut=true", "adapter.kind=prompt"],
+            "cut is true, and adapter.kind 'prompt': .* Give method.cut=false, or another "
+            "adapter.kind: lora, bottleneck",
+        ),
         (["method.top_k=0"], "top_k"),
         (["method.temperature=0"], "temperature"),
         (["method.pseudo_share=0"], "pseudo_share"),
@@ -230,6 +253,15 @@ def test_a_prompt_that_needs_entities_has_them_in_real_samples(tmp_path: Path) -
 def test_options_that_do_not_fit_are_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, words, method="sapt", stream="banking77")
+
+
+def test_gradients_are_cut_for_adapters_inside_the_layers() -> None:
+    for kind in ("lora", "bottleneck"):
+        words = ["method.cut=true", f"adapter.kind={kind}"]
+        config = load_config(None, words, method="sapt", stream="banking77")
+        assert config.method.options["cut"] is True
+    with pytest.raises(ConfigError, match="Give method.cut=false"):
+        load_config(None, ["method.cut=true"], method="sapt-prompt", stream="banking77")
 
 
 # Runs ---------------------------------------------------------------------------------------------

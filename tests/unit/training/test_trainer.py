@@ -28,10 +28,11 @@ from conpet.methods.base import (
     RowBatches,
     State,
 )
+from conpet.routing.attention import Remembered
 from conpet.routing.base import plain
 from conpet.testing import synthetic_stream, teach, tiny_state
 from conpet.training.trainer import Interrupted, Progress, Trainer, TrainingError
-from conpet.types import Batch, Routing
+from conpet.types import Batch, Latents, Routing
 
 SPEC = PhaseSpec(epochs=1, lr=0.1, weight_decay=0.0, clip=None, select="last")
 
@@ -246,6 +247,29 @@ def test_steps_replace_epochs_and_are_those_of_the_optimiser(
     assert progress.cost.steps == losses // changes.get("accumulate", 1)
     assert progress.cost.examples == 2 * losses
     assert progress.cost.tuned_parameters == (2 if losses else 0)
+
+
+@dataclass
+class Asks(Toy):
+    """Beside the examples each step holds something that a loss term needs."""
+
+    def batches(self, state: State, epoch: int) -> Sequence[Mapping[str, Any]]:
+        remembered = Remembered(torch.zeros(5, 2), torch.zeros(5, 1), torch.zeros(5))
+        latents = Latents(torch.zeros(3, 2), torch.zeros(3).long())
+        more = {"reflection": remembered, "head": latents}
+        return [dict(step) | more for step in super().batches(state, epoch)]
+
+
+def test_what_a_loss_term_needs_is_no_example() -> None:
+    told: list[int] = []
+
+    class Told(Observer):
+        def step(self, step: int, terms: Mapping[str, float], examples: int) -> None:
+            told.append(examples)
+
+    _, _, progress = run(Asks(), observer=Told())
+    assert told == [2 + 3] * 4
+    assert progress.cost.examples == 4 * (2 + 3)
 
 
 def test_a_loss_that_is_no_number_ends_training_and_names_the_way_out() -> None:

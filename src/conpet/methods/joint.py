@@ -29,7 +29,9 @@ class Joint(Method):
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     steps: int | None = Field(
-        default=None, ge=1, description="optimiser steps; None: train.epochs over the union"
+        default=None,
+        ge=1,
+        description="optimiser steps; None: train.epochs over the union, at most train.max_steps",
     )
 
     def phases(self, state: State) -> Sequence[Phase]:

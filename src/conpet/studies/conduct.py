@@ -49,7 +49,7 @@ def conduct(
 
     Args:
         command: what was typed, for ``study.json``.
-        at_once: processes at the same time.
+        at_once: processes at the same time; measurements after the runs have the machine alone.
         tell: called with a line of progress.
 
     Raises:
@@ -68,7 +68,7 @@ def conduct(
     ready = [p for p in probes if p.needs not in broken and p.needs not in kept]
     if ready:
         tell(f"{len(ready)} measurements after the runs")
-    failures += run_jobs([probe_job(p, plan) for p in ready], at_once=at_once, tell=tell)
+    failures += run_jobs([probe_job(p, plan) for p in ready], at_once=1, tell=tell)
     broken |= {failure.name for failure in failures}
 
     rows, damaged = _rows(study, plan, [c for c in cells if c.name not in broken], kept)

@@ -1,12 +1,14 @@
 """Study ``sapt``: what one attention that mixes and selects keeps of a stream, and what of it does.
 
-On instruction tasks all runs have the same batch size and about as many optimiser steps a task, and
-no method but per-task is told the task. Settings were chosen on validation data (``docs/log.md``).
+On instruction tasks each phase of a task has 150 steps of one batch size (148 where replay is
+sampled), and no method but per-task is told the task. The attention's settings and the learning
+rate of soft prompts were chosen on validation data (``docs/log.md``); all else is shared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from conpet.evaluation.collect import RunRecord
 from conpet.evaluation.continual import backward_transfer
 from conpet.studies.base import Cell, Labels, Plan, Probe, Row, Rows, Study
 from conpet.studies.made_up import TINY, made_up, prepare
+from conpet.studies.rows import raw_state
 from conpet.studies.say import distinct, gap, numbers, pick, say
 from conpet.studies.sizes import DYNAMIC
 
@@ -25,33 +28,35 @@ TASKS = ("amazon", "mnli", "qqp", "imdb", "sst2", "dbpedia", "agnews", "yahoo")
 """Of the stream long-sequence, in its first order."""
 TEXT, CLASSES = "instructions", "classes"
 
+STEPS = 150
 SELECTING = "method.selection=1"
 REAL = "method.pseudo=real"
 ARMS: dict[str, tuple[str, ...]] = {
     "sequential": ("sequential",),
-    "replay": ("replay", "replay.share=0.02"),
+    "replay": ("replay", "replay.share=0.02", "replay.valid_share=0"),
     "sapt": ("sapt", SELECTING),
     "per-task": ("per-task",),
     "real-samples": ("sapt", SELECTING, REAL),
     "no-reflection": ("sapt", SELECTING, REAL, "method.reflection=0"),
     "selection-only": ("sapt", "method.attend=selection", REAL),
     "conpet-dynamic": ("conpet-dynamic",),
-    "joint": ("joint",),
+    "joint": ("joint", f"method.steps={STEPS * len(TASKS)}"),
     "conpet-static": ("conpet-static", "method.base=replay"),
-    "paper-losses": ("sapt", "method.attention_lr=5e-4", REAL),
+    "paper-slow-attention": ("sapt", "method.attention_lr=5e-4", REAL),
+    "paper": ("sapt", REAL),
     "sapt-prompt": ("sapt-prompt", SELECTING, REAL, "train.lr=5e-2", "method.attention_lr=5e-3"),
     "per-task-prompt": ("per-task", "adapter.kind=prompt", "train.lr=5e-2"),
 }
 """What is compared on instruction tasks: its name, then the method and its words. In ``sapt`` the
-attention is pulled to the new key as well; ``paper-losses`` has the two losses of the paper alone.
-Only ``sapt`` generates its pseudo-samples; the others of its kind are to be held against
-``real-samples``."""
+attention is pulled to the new key as well; ``paper`` has the two losses of the paper alone, and the
+attention its learning rate; ``paper-slow-attention`` gives the attention a tenth of that. Only
+``sapt`` generates its pseudo-samples; the others of its kind are held against ``real-samples``."""
 CLAIM = ("sequential", "replay", "sapt", "per-task")
 """Run first, with every seed."""
 OF_CLASSES: dict[str, tuple[str, ...]] = {
     "sequential": ("sequential",),
     "sapt": ("sapt", SELECTING),
-    "paper-losses": ("sapt",),
+    "paper": ("sapt",),
     "selection-only": ("sapt", "method.attend=selection"),
     "conpet-dynamic": ("conpet-dynamic", *DYNAMIC),
     "joint": ("joint",),
@@ -67,7 +72,7 @@ WORDS = (
     "adapter.rank=8",
     "train.batch_size=8",
     "train.epochs=4",
-    "train.max_steps=150",
+    f"train.max_steps={STEPS}",
     "train.lr=5e-3",
     "train.schedule=linear",
     "replay.batch_limit=47",
@@ -121,7 +126,7 @@ def probes(plan: Plan) -> list[Probe]:
     """How many adapters need to answer; with the first seed."""
     tiny = plan.size.name == "tiny"
     found = []
-    for arm in ("sapt", "paper-losses"):
+    for arm in ("sapt", "paper-slow-attention"):
         labels: Labels = {"stream": TEXT, "arm": arm, "seed": plan.seeds[0]}
         cell = _text_cell(plan, arm, plan.seeds[0])
         words = ("top-k", str(plan.run_folder(cell.name)), "1,all" if tiny else TOP_K)
@@ -130,13 +135,27 @@ def probes(plan: Plan) -> list[Probe]:
 
 
 def measure(record: RunRecord) -> Row:
-    """Scores of the tasks when each was learned and at the end, and the backward transfer."""
+    """Scores of the tasks when each was learned and at the end, the backward transfer; and where an
+    attention mixes, the mean weight of the newest adapter when its task had just been learned."""
     learned = np.diag(record.matrix.values)
+    own = _own_weights(record)
     return {
+        "own_weight": float(np.mean(own)) if own else None,
         "backward_transfer": backward_transfer(record.matrix),
         "when_learned": [float(score) for score in learned],
         "at_the_end": [float(score) for score in record.scores()],
     }
+
+
+def _own_weights(record: RunRecord) -> list[float]:
+    """Of each task but the first, whose weight is 1."""
+    from conpet.methods.reflection import REFERENCE
+    from conpet.runtime.files import read_tensors
+
+    learner = raw_state(record).get("learner")
+    tensors = read_tensors(Path(record.folder) / learner)[0] if learner else {}
+    names = [f"buffer:{REFERENCE}{task.name}" for task in record.tasks[1:]]
+    return [float(tensors[name][..., -1].mean()) for name in names if name in tensors]
 
 
 def plot(rows: Rows) -> Figure:
@@ -169,6 +188,14 @@ def text(rows: Rows) -> Iterator[str]:
         gaps = [f"{gap(ours, pick(here, arm=a), 'average_accuracy')} over {a}" for a in others]
         if ours and gaps:
             yield f"{stream}: sapt is {', '.join(gaps)} (average score)."
+    mixing = [row for row in rows if row.get("own_weight") is not None]
+    kinds = dict.fromkeys((row["stream"], row["arm"]) for row in mixing)
+    if kinds:
+        told = [f"{s}, {a} {say(pick(mixing, stream=s, arm=a), 'own_weight', 3)}" for s, a in kinds]
+        yield (
+            "Weight of a task's own adapter when it was just learned, mean over the tasks but the "
+            f"first (1: nothing is mixed): {'; '.join(told)}."
+        )
     for row in (row for row in rows if row.get("top_k")):
         each = zip(row["top_k"], row["top_k_score"], row["top_k_seconds"], strict=True)
         told = [f"{k}: {score:.1f} in {seconds:.0f} s" for k, score, seconds in each]

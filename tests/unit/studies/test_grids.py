@@ -129,7 +129,7 @@ def test_a_chosen_stream_needs_tasks_that_mean_something(tmp_path: Path) -> None
 # Plots and sentences
 
 NUMBERS = (
-    "backward_transfer",
+    *("backward_transfer", "own_weight"),
     *("learning_rate", "adapter_bytes", "seconds_per_task", "steps_per_task", "last_over_second"),
     *("milliseconds_per_answer", "kept_examples", "kept_bytes", "coverage", "largest_forgetting"),
     *("nearest_elsewhere", "weights_bytes", "computed_bytes", "computed_parameters"),
@@ -139,12 +139,15 @@ NUMBERS = (
     "copy_rouge_l",
 )
 LISTS = ("forgetting_by_task", "selector_by_stage", "whole_by_stage", "oracle_by_stage")
+TOP_K: Row = {"top_k": [1, "all"], "top_k_score": [60.5, 61.0], "top_k_seconds": [4.0, 5.0]}
 
 
 def drawn_rows(name: str, plan: Plan) -> Iterator[Row]:
     """A row a cell, with numbers by lot in every column that a study could ask for."""
     rng = np.random.default_rng(0)
-    for cell in load_study(name).grid(plan):
+    study = load_study(name)
+    probed = {probe.needs for probe in study.probes(plan) if probe.words[0] == "top-k"}
+    for cell in study.grid(plan):
         row: Row = {"run": cell.name, "method": "conpet-dynamic", "tasks": 10, **cell.labels}
         k = cell.labels.get("top_k", 1)
         row |= {
@@ -152,6 +155,7 @@ def drawn_rows(name: str, plan: Plan) -> Iterator[Row]:
             "active": row["tasks"] if k == "all" else k,
         }
         row |= {key: float(rng.uniform(1, 99)) for key in (*METRICS, *NUMBERS)}
+        row |= TOP_K if cell.name in probed else {}
         yield row | {key: rng.uniform(1, 99, 10).tolist() for key in LISTS}
 
 

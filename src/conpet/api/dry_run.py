@@ -108,7 +108,8 @@ def dry_run(config: RunConfig, stream: Stream | None = None) -> DryRun:
 
     Raises:
         ConfigError, DataError: the run would refuse the configuration with this backbone or stream.
-            (Not told: texts of the stream that make no prompt, for they are not encoded.)
+            (Not told: texts of the stream that make no prompt, for they are not encoded; and with
+            the shape of a published model, whose tokenizer is not there, whether texts fit.)
         ConfigError: the backbone's shape is not known.
     """
     b = config.backbone

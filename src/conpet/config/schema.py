@@ -301,7 +301,14 @@ class RunConfig(Section):
                 f"forward_rows asks for tasks that are not learned yet, and method "
                 f"'{self.method.name}' answers only for tasks that it has learned; leave it out"
             )
-        self.build_method().check(self.replay_kind, self.adapter.kind)
+        built = self.build_method()
+        built.check(self.replay_kind)
+        if self.stream.valid == "test" and built.learns_from_valid:
+            raise ConfigError(
+                f"stream.valid is 'test', and method '{self.method.name}' learns from validation "
+                "examples, which would then be those it is tested on; give "
+                "method.reference_from=train, or stream.valid=carve"
+            )
 
     def _check_replay(self, method: Any) -> None:
         r = self.replay

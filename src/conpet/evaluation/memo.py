@@ -47,6 +47,7 @@ class AnswerMemo:
         self.path = path
         self._adapters: dict[str, list[str]] = {}  # key of a way -> its adapters
         self._texts: dict[str, dict[str, Text]] = {}  # key of a way -> prompt -> answer
+        self._asked: set[str] = set()  # keys of ways that were of use since the last save
         if path is not None and path.exists():
             for key, kept in read_json(path).items():
                 self._adapters[key] = kept["adapters"]
@@ -55,15 +56,22 @@ class AnswerMemo:
 
     def get(self, way: Way, prompt: str) -> Text | None:
         """None where it is not known."""
-        return self._texts.get(way.key, {}).get(prompt)
+        key = way.key
+        self._asked.add(key)
+        return self._texts.get(key, {}).get(prompt)
 
     def put(self, way: Way, prompt: str, text: Text) -> None:
-        self._adapters[way.key] = list(way.adapters)
-        self._texts.setdefault(way.key, {})[prompt] = text
+        key = way.key
+        self._asked.add(key)
+        self._adapters[key] = list(way.adapters)
+        self._texts.setdefault(key, {})[prompt] = text
 
     def save(self, adapters: Collection[str]) -> None:
-        """Write down what rests on ``adapters`` (cache keys) alone, and forget the rest."""
-        kept = sorted(k for k, used in self._adapters.items() if set(used) <= set(adapters))
+        """Write down what rests on ``adapters`` (cache keys) alone and was asked for since the last
+        time, and forget the rest: weights that have moved do not come back."""
+        whole = {k for k, used in self._adapters.items() if set(used) <= set(adapters)}
+        kept = sorted(whole & self._asked)
+        self._asked.clear()
         self._texts = {k: self._texts[k] for k in kept}
         self._adapters = {k: self._adapters[k] for k in kept}
         if self.path is not None and (kept or self.path.exists()):

@@ -159,9 +159,13 @@ class Method(Protocol):
         state."""
         return {}
 
-    def check(self, replay: str, adapter: str) -> None:
-        """Raise ConfigError where an option does not go with another, or with the kind of replay or
-        adapter.
+    @property
+    def learns_from_valid(self) -> bool:
+        """Whether validation examples do more than choose a state, so that none may be a test's."""
+        return False
+
+    def check(self, replay: str) -> None:
+        """Raise ConfigError where an option does not go with another, or with the kind of replay.
 
         Asked before anything is learned.
         """

@@ -88,7 +88,7 @@ class ConpetDynamic(Method):
         default=None, gt=0.0, description="learning rate of the selector phase; None: train.lr"
     )
 
-    def check(self, replay: str, adapter: str) -> None:
+    def check(self, replay: str) -> None:
         if self.balance and replay != "dynamic":
             raise ConfigError(
                 "method.balance=true knows the shares of tasks in a batch for replay.kind=dynamic "

@@ -104,8 +104,8 @@ class SAPT(Method):
     )
     cut: bool = Field(
         default=False,
-        description="no gradient to lower layers through frozen adapters (the code); not with soft "
-        "prompts",
+        description="no gradient to lower layers through frozen adapters (the code); soft prompts "
+        "have none to cut",
     )
     reflection: float = Field(
         default=1.0, ge=0, description="weight of the reflection loss; 0: none"
@@ -153,7 +153,7 @@ class SAPT(Method):
     )
     generator_shortest: int = Field(default=3, ge=1, description="fewest words of a kept text")
 
-    def check(self, replay: str, adapter: str) -> None:
+    def check(self, replay: str) -> None:
         if (self.pseudo == "file") != (self.pseudo_file is not None):
             raise ConfigError(
                 f"method.pseudo is '{self.pseudo}' and method.pseudo_file {self.pseudo_file}; give "
@@ -168,12 +168,10 @@ class SAPT(Method):
                 "method.attend is 'selection', so that each adapter learns alone; leave out "
                 "method.train_top_k, which mixes some"
             )
-        if self.cut and adapter == "prompt":
-            raise ConfigError(
-                "method.cut is true, and adapter.kind 'prompt': soft prompts stand before the text "
-                "and read nothing of it, so that there is no gradient to cut. Give "
-                "method.cut=false, or another adapter.kind: lora, bottleneck"
-            )
+
+    @property
+    def learns_from_valid(self) -> bool:
+        return self.reference_from == "valid"
 
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
         self._samples(state).check(state, tasks)

@@ -63,13 +63,14 @@ class PseudoSamples:
 
 def wanted(share: float, n_train: int) -> int:
     """How many stand for a task of ``n_train`` training examples: a share of them, at least one."""
-    return max(1, int(share * n_train))
+    return max(1, int(share * n_train + 1e-9))
 
 
 def about(samples: PseudoSamples, n_wanted: int) -> str:
     """What was kept of those that were wanted, in a line."""
     n, quality = len(samples.inputs), samples.quality
     short = f" ({n_wanted} were wanted)" if n < n_wanted else ""
+    short += "" if n else ", so that nothing holds its routing in place"
     if samples.source != "generated":
         return f"{n} {samples.source} samples stand for its inputs{short}"
     rejected = {

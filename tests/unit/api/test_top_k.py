@@ -13,6 +13,7 @@ from conpet.errors import ConfigError
 from conpet.events import Observer
 from conpet.methods.conpet_dynamic import ConpetDynamic
 from conpet.methods.state import State
+from conpet.studies.probe import top_k
 from conpet.testing import synthetic_stream
 
 
@@ -113,3 +114,10 @@ def test_a_run_without_a_selector_has_nothing_to_choose_with(tmp_path: Path) -> 
     assert model.evaluate_top_k(["all", 2])["rows"][0]["k"] == "all"
     with pytest.raises(ConfigError, match="no selector"):
         model.evaluate_top_k([1])
+
+
+def test_a_study_finds_the_same_scores(sapt: ContinualModel) -> None:
+    [row] = top_k(str(sapt.folder.path), "1,all")
+    expected = sapt.evaluate_top_k([1, "all"])["rows"]
+    assert row["top_k"] == [1, "all"] and len(row["top_k_seconds"]) == 2
+    assert row["top_k_score"] == pytest.approx([one["average"] for one in expected])

@@ -66,8 +66,23 @@ def test_an_answer_is_known_by_way_and_row(tmp_path: Path) -> None:
         assert memo.get(other, "p3") is None
     memo.save({"a-1", "b-1"})
     assert AnswerMemo(tmp_path / "answers.json").get(WAY, "p3") == ("yes", 0.5)
+    memo.put(WAY, "p3", ("yes", 0.5))
     memo.save({"b-1"})
     assert AnswerMemo(tmp_path / "answers.json").get(WAY, "p3") is None
+
+
+def test_a_way_that_nobody_asks_for_is_forgotten(tmp_path: Path) -> None:
+    """Weights of a mix that has moved since would fill the file."""
+    moved = Way(("a-1",), (0.5,), {"seed": 1})
+    memo = AnswerMemo(tmp_path / "answers.json")
+    memo.put(WAY, "p3", ("yes", 0.5))
+    memo.put(moved, "p3", ("no", 0.5))
+    memo.save({"a-1"})
+    again = AnswerMemo(tmp_path / "answers.json")
+    assert again.get(WAY, "p3") == ("yes", 0.5)
+    again.save({"a-1"})
+    last = AnswerMemo(tmp_path / "answers.json")
+    assert last.get(WAY, "p3") == ("yes", 0.5) and last.get(moved, "p3") is None
 
 
 def test_a_second_evaluation_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

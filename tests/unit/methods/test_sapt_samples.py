@@ -237,11 +237,7 @@ def test_a_prompt_that_needs_entities_has_them_in_real_samples(tmp_path: Path) -
             ["method.train_top_k=true", "method.top_k=2", "method.attend=selection"],
             "attend is 'selection', so that each adapter learns alone; leave out",
         ),
-        (
-            ["method.cut=true", "adapter.kind=prompt"],
-            "cut is true, and adapter.kind 'prompt': .* Give method.cut=false, or another "
-            "adapter.kind: lora, bottleneck",
-        ),
+        (["stream.valid=test"], "learns from validation examples.* give method.reference_from=tr"),
         (["method.top_k=0"], "top_k"),
         (["method.temperature=0"], "temperature"),
         (["method.pseudo_share=0"], "pseudo_share"),
@@ -255,13 +251,16 @@ def test_options_that_do_not_fit_are_refused(words: list[str], message: str) -> 
         load_config(None, words, method="sapt", stream="banking77")
 
 
-def test_gradients_are_cut_for_adapters_inside_the_layers() -> None:
-    for kind in ("lora", "bottleneck"):
-        words = ["method.cut=true", f"adapter.kind={kind}"]
-        config = load_config(None, words, method="sapt", stream="banking77")
-        assert config.method.options["cut"] is True
-    with pytest.raises(ConfigError, match="Give method.cut=false"):
-        load_config(None, ["method.cut=true"], method="sapt-prompt", stream="banking77")
+def test_test_examples_may_choose_a_state_but_give_no_reference() -> None:
+    words = ["stream.valid=test", "method.reference_from=train"]
+    assert load_config(None, words, method="sapt", stream="banking77").stream.valid == "test"
+    load_config(None, ["stream.valid=test"], method="sequential", stream="banking77")
+
+
+@pytest.mark.parametrize("words", [["adapter.kind=prompt"], ["method=sapt-prompt"]])
+def test_a_profile_goes_with_soft_prompts(words: list[str]) -> None:
+    config = load_config(None, words, profile="sapt-original-t5-superni")
+    assert (config.method.name, config.adapter.kind) == ("sapt", "prompt")
 
 
 # Runs ---------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-# make venv | test | demo | docs | clean. All in .venv, made when it is missing.
+# make venv | test | demo | bench | docs | clean. All in .venv, made when it is missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
+SPEED := floor growth growth_methods sapt_growth decoding peers serve_batch stream
 
-.PHONY: venv test demo docs clean
+.PHONY: venv test demo bench docs clean
 
 venv: .venv/ready
 
@@ -30,6 +31,16 @@ demo: venv
 	$(BIN)/conpet run examples/banking77-sequential.yaml --out $(DEMO)/sequential && \
 	$(BIN)/conpet report $(DEMO)/conpet-dynamic $(DEMO)/sequential --out $(DEMO)/report && \
 	echo "demo done in $$(( $$(date +%s) - start )) s (without .venv)"
+
+# How fast it is: each file writes benchmarks/results/NAME.json, then tables and plots are made of
+# them. On a machine that does nothing else. BENCH=--quick writes nothing and takes minutes.
+bench: venv
+	@for name in $(SPEED); do \
+	echo "$$name"; $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; \
+	done
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/plots.py
+	$(BIN)/python benchmarks/performance.py
 
 docs: venv
 	$(BIN)/python -m conpet.cli.docs > docs/cli.md

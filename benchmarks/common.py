@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from accelerate import Accelerator
 from conpet.api.opened import OpenRun, open_run
 from conpet.config import load_config
 from conpet.events import Observer
-from conpet.methods.base import Phase
+from conpet.methods.base import Phase, State
 from conpet.runtime import (
     RunFolder,
     environment,
@@ -47,12 +48,19 @@ RESULTS = Path(__file__).parent / "results"
 # A run -------------------------------------------------------------------------------------------
 
 
-def begin_run(path: Path, words: Sequence[str], kind: Kind = "text", template: str = "") -> OpenRun:
-    """A run folder that has learned nothing, opened on the CPU; ``words`` are key=value settings.
+def begin_run(
+    path: Path,
+    words: Sequence[str],
+    kind: Kind = "text",
+    template: str = "",
+    base: Path | None = None,
+) -> OpenRun:
+    """A run folder that has learned nothing, opened on the CPU; ``words`` are key=value settings,
+    which win over those of the file ``base``.
 
     Random numbers and determinism are set as a run sets them.
     """
-    config = load_config(None, ["device=cpu", *words], stream="benchmark", out=str(path))
+    config = load_config(base, ["device=cpu", *words], stream="benchmark", out=str(path))
     seed_everything(config.seed)
     set_deterministic(torch.device("cpu"))
     folder = RunFolder(path).create()
@@ -62,6 +70,11 @@ def begin_run(path: Path, words: Sequence[str], kind: Kind = "text", template: s
     write_json_atomic(folder.stream, facts)
     folder.write_text(folder.config, config.to_yaml())
     return open_run(folder, config, with_data=True)
+
+
+def half(state: State) -> AbstractContextManager[None]:
+    """The autocast under which a run computes with its backbone."""
+    return torch.autocast("cpu", state.autocast, enabled=state.autocast is not None)
 
 
 class PhaseSteps:
@@ -135,6 +148,17 @@ def quotient(over: Sequence[float], under: Sequence[float]) -> dict[str, float |
     return spread([a / b for a, b in zip(over, under, strict=True)])
 
 
+def beside(
+    taken: Mapping[str, list[float]], over: str, under: str, goal: float | None = None
+) -> dict[str, Any]:
+    """One action over another, of what ``alternate`` gave."""
+    return {
+        "goal": goal,
+        "quotient": quotient(taken[over], taken[under]),
+        "seconds": {name: spread(taken[name]) for name in (over, under)},
+    }
+
+
 # The document ------------------------------------------------------------------------------------
 
 
@@ -145,6 +169,11 @@ def figure(name: str, value: float, goal: float | None = None) -> dict[str, Any]
     """
     value = round(value, 3)
     return {"name": name, "value": value, "goal": goal, "ok": goal is None or value <= goal}
+
+
+def figures_of(compared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The quotients of comparisons by name, with their goals."""
+    return [figure(name, float(c["quotient"]["median"]), c["goal"]) for name, c in compared.items()]
 
 
 def parser(doc: str | None, name: str) -> argparse.ArgumentParser:

@@ -53,9 +53,9 @@ def main_job_split() -> str:
 
 
 def speed() -> str:
-    """The figures of floor.py, growth.py and decoding.py with their goals."""
+    """The figures of the benchmarks with their goals."""
     lines = ["| figure | value | goal | reached |", "|---|---|---|---|"]
-    for name in ("floor", "growth", "decoding"):
+    for name in ("floor", "growth", "decoding", "sapt_growth"):
         document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
         for figure in document["figures"]:
             goal = "–" if figure["goal"] is None else f"≤ {figure['goal']:.2f}"
@@ -106,6 +106,38 @@ def text_stream() -> str:
     return "\n".join(lines)
 
 
+def sapt() -> str:
+    """What one attention that mixes and selects keeps; FWT against each seed's per-task run."""
+    rows = json.loads((STUDIES / "sapt" / "study.json").read_text())["rows"]
+    names = ("average_accuracy", "forgetting", "backward_transfer")
+    heads = ("stream", "run", "seeds", "average score", "F.Ra", "BWT", "FWT", "steps")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    learned = {(r["stream"], r["arm"], r["seed"]): r["learning_accuracy"] for r in rows}
+    for stream, arm in dict.fromkeys((row["stream"], row["arm"]) for row in rows):
+        here = [row for row in rows if (row["stream"], row["arm"]) == (stream, arm)]
+        words = [stream, arm, str(len(here))]
+        words += [_spread([r[name] for r in here if r[name] is not None]) for name in names]
+        alone = "per-task-prompt" if arm == "sapt-prompt" else "per-task"
+        known = [] if arm.startswith(("per-task", "joint")) else here
+        pairs = [(r["learning_accuracy"], learned.get((stream, alone, r["seed"]))) for r in known]
+        words.append(_spread([ours - theirs for ours, theirs in pairs if theirs is not None]))
+        words.append(f"{mean(row['steps'] for row in here):,.0f}")
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def sapt_top_k() -> str:
+    """Score and seconds by the number of adapters that answer."""
+    rows = json.loads((STUDIES / "sapt" / "study.json").read_text())["rows"]
+    lines = ["| run | adapters | average score | seconds |", "|---|---|---|---|"]
+    for row in (row for row in rows if row.get("top_k")):
+        for k, score, seconds in zip(
+            row["top_k"], row["top_k_score"], row["top_k_seconds"], strict=True
+        ):
+            lines.append(f"| {row['run']} | {k} | {score:.1f} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
 def _values(rows: list[dict[str, str]], stream: str, method: str, name: str) -> list[float]:
     return [
         float(row[name])
@@ -132,6 +164,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "claim": claim,
     "text-tasks": text_tasks,
     "text-stream": text_stream,
+    "sapt": sapt,
+    "sapt-top-k": sapt_top_k,
 }
 
 

@@ -7,7 +7,9 @@ cached logits are random; everything lies in the folder as a run leaves it there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import begin_run
+from torch.nn import functional
 
 from conpet.api.opened import OpenRun, history_path, open_run
 from conpet.config import load_config
@@ -23,7 +26,7 @@ from conpet.methods.conpet_dynamic import SELECTOR
 from conpet.runtime import RunFolder, rng
 from conpet.streams import load_stream
 from conpet.training.history import save_task
-from conpet.types import Example, Task
+from conpet.types import Batch, Example, Task
 
 HALF = 16  # new examples of a batch, and old ones
 
@@ -61,24 +64,22 @@ class EqualTasks:
             renamed(self.first.test),
         )
 
-    def batches(self, state: State, n: int) -> RowBatches:
-        """``n`` batches for the newest task: half new, half old, no example twice.
+    def batches(self, state: State, n: int, *, old: bool = True) -> RowBatches:
+        """``n`` batches for the newest task: half new, half old, or all new; no example twice.
 
         The old half takes the learned tasks in turn. Twins in all states.
         """
-        assert n * HALF <= self.n_train
-        newest = len(state.history) - 1
+        newest, width = len(state.history) - 1, HALF if old else 2 * HALF
+        assert n * width <= self.n_train
         draw = rng(1, "batches")
-        new, old = draw.permutation(self.n_train), draw.permutation(self.n_train)
-        rows = [
-            np.concatenate(
-                [
-                    newest * self.size + new[start : start + HALF],
-                    np.arange(start, start + HALF) % newest * self.size + old[start : start + HALF],
-                ]
-            )
-            for start in range(0, n * HALF, HALF)
-        ]
+        new, known = draw.permutation(self.n_train), draw.permutation(self.n_train)
+        rows = []
+        for start in range(0, n * width, width):
+            chosen = [newest * self.size + new[start : start + width]]
+            if old:
+                turn = np.arange(start, start + HALF) % newest
+                chosen.append(turn * self.size + known[start : start + HALF])
+            rows.append(np.concatenate(chosen))
         return RowBatches(state, task=rows)
 
 
@@ -86,19 +87,53 @@ def build(path: Path, n: int, tasks: EqualTasks, words: Sequence[str]) -> None:
     """A run folder that has learned ``n`` tasks with conpet-dynamic."""
     run = begin_run(path, words)
     records: list[dict[str, Any]] = []
-    for index in range(n):
-        task = tasks.task(index)
-        run.add_task(task)
-        _add_frozen(run.state, task.name, len(task.labels), "task")
-        save_task(history_path(run.folder, index), task)
-        record = {"name": task.name, "fingerprint": task.name, "labels": list(task.labels)}
-        records.append(record | {"n_train": len(task.train), "n_test": len(task.test)})
-        known = run.state.task.valid
-        logits = torch.randn(len(known), len(task.labels)).numpy()
-        run.state.logits.put(run.state.cache_key(task.name), known, logits)
-    if n > 1:
-        _add_frozen(run.state, SELECTOR, n, "selector")
-    run.store.commit(run.state, records, planned=n + 1)
+    with unsynced():
+        for index in range(n):
+            task = tasks.task(index)
+            run.add_task(task)
+            _add_frozen(run.state, task.name, len(task.labels), "task")
+            save_task(history_path(run.folder, index), task)
+            records.append(record_of(task))
+            known = run.state.task.valid
+            logits = torch.randn(len(known), len(task.labels)).numpy()
+            run.state.logits.put(run.state.cache_key(task.name), known, logits)
+        if n > 1:
+            _add_frozen(run.state, SELECTOR, n, "selector")
+        run.store.commit(run.state, records, planned=n + 1)
+
+
+def grow(path: Path, n: int, tasks: EqualTasks, words: Sequence[str]) -> None:
+    """A run folder that has learned ``n`` tasks with any method: all that its phases begin and end
+    with, and no step between."""
+    run = begin_run(path, words)
+    records: list[dict[str, Any]] = []
+    with unsynced():
+        for index in range(n):
+            task = tasks.task(index)
+            run.add_task(task)
+            for phase in run.method.phases(run.state):
+                phase.begin(run.state)
+                phase.end(run.state)
+            save_task(history_path(run.folder, index), task)
+            records.append(record_of(task))
+        run.store.commit(run.state, records, planned=n + 1)
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """While it is open, files are not forced to the disk: a folder that is thrown away."""
+    sync = os.fsync
+    os.fsync = lambda handle: None
+    try:
+        yield
+    finally:
+        os.fsync = sync
+
+
+def record_of(task: Task) -> dict[str, Any]:
+    """What a run's state says of a learned task."""
+    record = {"name": task.name, "fingerprint": task.name, "labels": list(task.labels)}
+    return record | {"n_train": len(task.train), "n_test": len(task.test)}
 
 
 def learning(path: Path, tasks: EqualTasks) -> OpenRun:
@@ -121,17 +156,30 @@ def commit(run: OpenRun) -> None:
 def spread_selector(state: State, *, newest: bool) -> None:
     """Give the selector a text of its own for each task: it then names many tasks in a batch.
 
-    logit_t = -|h - h_t|^2 / 2 up to a constant, with h_t the feature of task t's text. Without
-    ``newest`` the newest task is never named.
+    Without ``newest`` the newest task is never named.
     """
     n = len(state.history)
     rows = state.task.train[np.linspace(0, len(state.task.train) - 1, n).astype(int)]
-    h = torch.from_numpy(state.features(rows, SELECTOR))  # (T, d)
+    name_by_text(state, rows if newest else rows[:-1])
+
+
+def name_by_text(state: State, rows: np.ndarray) -> None:
+    """Let the selector name the t-th task where an input is nearest to the text of the t-th row.
+
+    logit_t = -|h - h_t|^2 / 2 up to a constant, with h_t the feature of task t's text. A task
+    without a row is never named.
+    """
+    h = torch.from_numpy(state.features(rows, SELECTOR))  # (n, d)
+    missing = len(state.history) - len(h)
     tensors = state.pool.tensors(SELECTOR)
-    tensors["head.weight"], tensors["head.bias"] = h, -h.square().sum(dim=1) / 2
-    if not newest:
-        tensors["head.bias"][-1] = -1e4
+    tensors["head.weight"] = functional.pad(h, (0, 0, 0, missing))
+    tensors["head.bias"] = functional.pad(-h.square().sum(dim=1) / 2, (0, missing), value=-1e4)
     state.pool.load_tensors(SELECTOR, tensors)
+
+
+def unknown(batch: Batch) -> Batch:
+    """The same examples as if they were not stored: no cache knows them."""
+    return replace(batch, rows=torch.full_like(batch.rows, -1))
 
 
 def _add_frozen(state: State, name: str, n_classes: int, role: str) -> None:

@@ -35,10 +35,11 @@ def rows_of(table: str, **wanted: str) -> list[dict[str, str]]:
     return rows
 
 
-def test_the_page_shows_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = benchmark("tables", monkeypatch)
+@pytest.mark.parametrize("name", ["tables", "performance"])
+def test_the_pages_show_the_committed_results(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = benchmark(name, monkeypatch)
     page = tables.PAGE.read_text()
-    assert tables.render(page) == page, "run: python benchmarks/tables.py"
+    assert tables.render(page) == page, f"run: python benchmarks/{name}.py"
 
 
 def test_every_stream_of_the_main_job_has_its_bounds() -> None:

@@ -11,13 +11,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
+from conpet.api.opened import open_run
+from conpet.config import load_config
+from conpet.evaluation.evaluator import evaluate
+from conpet.runtime import RunFolder
 from conpet.runtime.machine import PACKAGES
 
 ROOT = Path(__file__).parents[3]
 BENCHMARKS = ROOT / "benchmarks"
+DIFFERENCES = ("points below", "seconds beyond")  # may be negative
 QUICK = ["--quick", "--json", "--backbone", "tiny-bert", "--threads", "1", "--rounds", "2"]
 
 
@@ -37,7 +44,7 @@ def document_of(name: str, *options: str) -> dict[str, Any]:
 def check_document(document: dict[str, Any]) -> None:
     for figure in document["figures"]:
         assert set(figure) == {"name", "value", "goal", "ok"}
-        assert figure["value"] > 0
+        assert figure["value"] > 0 or any(word in figure["name"] for word in DIFFERENCES)
         assert figure["ok"] is (figure["goal"] is None or figure["value"] <= figure["goal"])
     assert document["command"].startswith("python benchmarks/")
     assert set(document["environment"]["packages"]) == set(PACKAGES)
@@ -45,17 +52,19 @@ def check_document(document: dict[str, Any]) -> None:
 
 
 def test_floor_measures_every_case_in_both_precisions() -> None:
-    document = document_of("floor")
+    document = document_of("floor", "--decoder", "tiny-llama", "--encoder-decoder", "tiny-t5")
     check_document(document)
     cases = {m["case"] for m in document["measured"]}
     assert cases == {
         "conpet-dynamic, adapter phase",
         "conpet-dynamic, selector phase",
         "sequential",
+        "sequential on a decoder",
+        "sequential on an encoder-decoder",
     }
     assert "fp32" in {m["precision"] for m in document["measured"]}
     for measured, figure in zip(document["measured"], document["figures"], strict=True):
-        assert figure["goal"] == 1.2
+        assert figure["goal"] == 1.1
         assert figure["value"] == pytest.approx(measured["step_over_floor"]["median"], abs=1e-3)
         seconds = measured["seconds"]
         assert set(seconds) == {"step", "floor", "encoding", "optimiser"}
@@ -67,10 +76,10 @@ def test_growth_compares_a_small_state_with_a_large_one() -> None:
     document = document_of("growth", "--tasks", "4")
     check_document(document)
     goals = {f["name"]: f["goal"] for f in document["figures"]}
-    assert goals["training step, selector phase"] == 1.1
-    assert goals["training step, adapter phase, top_k 1"] == 1.1
-    assert goals["training step, adapter phase, top_k 2, logits known"] == 1.1
-    assert goals["answer to 64 texts"] == 1.15
+    assert goals["training step, selector phase"] == 1.05
+    assert goals["training step, adapter phase, top_k 1"] == 1.05
+    assert goals["training step, adapter phase, top_k 2, logits known"] == 1.05
+    assert goals["answer to 64 texts"] == 1.05
     assert goals["peak memory"] == 1.1
     assert document["settings"]["learned_tasks"] == {"one": 1, "two": 2, "many": 4}
     assert document["compared"]["peak memory"]["bytes"]["many"]["median"] > 1e8
@@ -98,12 +107,110 @@ def test_sapt_growth_compares_pools_and_loops() -> None:
     assert goals["training step, dense, rank 4"] == 1.4
     assert goals["training step, top 2, rank 8"] == 1.15
     assert goals["answer, dense, rank 8"] is None
-    assert goals["training step, dense, rank 8, over a loop, added"] == 0.2
-    assert goals["answer, dense, rank 8, cut, over a loop, side by side"] == 0.2
+    assert goals["training step, dense, rank 8, over a loop, as written"] == 0.2
+    assert goals["training step, dense, rank 8, cut, over a loop, side by side"] == 0.2
+    assert goals["training step, dense, rank 8, over a loop, weighed inside"] is None
     assert document["settings"]["frozen_adapters"] == {"one": 1, "many": 4}
     for name, figure in document["compared"].items():
         sides = {"loop", "ours"} if "loop" in name else {"one", "many"}
         assert set(figure["seconds"]) == sides
+
+
+def test_growth_of_methods_compares_all_sizes() -> None:
+    document = document_of("growth_methods", "--methods", "sapt", "--sizes", "1", "3")
+    check_document(document)
+    goals = {f["name"]: f["goal"] for f in document["figures"]}
+    assert goals["sapt, training step, adapter phase"] == 1.15
+    assert goals["sapt, answer to 64 texts"] == 1.15
+    assert goals["sapt, answer to 64 texts, over plain forwards"] is None
+    assert goals["sapt, start, seconds beyond the backbone"] == 2.0
+    assert goals["sapt, memory, but for the adapters' own bytes"] == 1.05
+    assert goals["sapt, disk, megabytes of a further task"] is None
+    measured = document["measured"]["sapt"]
+    assert set(measured["training step, adapter phase"]["seconds"]) == {"1", "3"}
+    own = measured["memory, but for the adapters' own bytes"]["adapters"]
+    assert own["3"] == 2 * own["1"]  # with the one that was learned: 4 adapters and 2
+    assert isinstance(import_module("plots").growth_methods(document), Figure)
+
+
+@pytest.mark.parametrize("method", ["conpet-dynamic", "conpet-static", "sapt"])
+def test_a_grown_folder_goes_on_with_the_same_tokens(tmp_path: Path, method: str) -> None:
+    growth, working_state = import_module("growth_methods"), import_module("working_state")
+    tasks = working_state.EqualTasks(8, 1, 1)
+    seen = {}
+    for n in (1, 2):
+        words = [f"method={method}", "backbone=tiny-bert"]
+        working_state.grow(tmp_path / str(n), n, tasks, words)
+        run = working_state.learning(tmp_path / str(n), tasks)
+        assert run.state.task_names == tuple(f"task-{i:04d}" for i in range(n + 1))
+        steps = growth.PhaseSteps(run, run.method.phases(run.state)[0])
+        batches = growth.twins(steps, tasks)
+        steps.take(batches, 0)
+        seen[n] = [step["task"].input_ids for step in batches]
+    for small, large in zip(seen[1], seen[2], strict=True):
+        assert torch.equal(small, large)
+
+
+def test_peers_do_the_same_work() -> None:
+    document = document_of("peers", "--batch", "6", "--adapters", "3", "--mixed", "2")
+    check_document(document)
+    goals = {f["name"]: f["goal"] for f in document["figures"]}
+    assert goals["training step, over peft"] == 1.0
+    assert goals["training step, over peft, defaults"] is None
+    for way in ("adapter_names", "a loop over adapters", "swapped weights"):
+        assert f"answers to 6 texts, 3 adapters, over peft, {way}" in goals
+    assert "16 texts, 2 adapters mixed, over peft, add_weighted_adapter" in goals
+
+
+def test_a_batch_is_served_through_each_number_of_adapters() -> None:
+    document = document_of("serve_batch", "--most", "4")
+    check_document(document)
+    (figure,) = document["figures"]
+    assert figure["goal"] == 1.15
+    assert figure["name"] == "4 different adapters in a batch of 4 texts, over one"
+    (measured,) = document["measured"]
+    assert set(measured["answers_per_second"]) == {"1", "4"}
+    assert isinstance(import_module("plots").serve_batch(document), Figure)
+
+
+def test_a_stream_is_learned_in_both_ways() -> None:
+    document = document_of("stream", "--tasks", "2", "--rounds", "1")
+    check_document(document)
+    assert [f["goal"] for f in document["figures"]] == [0.4, None]  # one seed has no spread
+    ours, plain = (document["ways"][way] for way in ("ours", "plain"))
+    assert ours["steps"] == plain["steps"] > 32
+    assert ours["forward_passes"][0] < plain["forward_passes"][0]
+    for way in (ours, plain):
+        parts = sum(seconds["median"] for seconds in way["parts"].values())
+        assert parts == pytest.approx(way["seconds"]["median"], abs=0.1)
+        assert {"selector phase, training", "adapter phase, validation"} < set(way["parts"])
+    assert isinstance(import_module("plots").stream(document), Figure)
+
+
+def test_the_plain_way_deals_the_same_examples() -> None:
+    stream = import_module("stream")
+    new, rng = np.arange(100, 140), np.random.default_rng(0)
+    batches = [np.r_[100 + i, 101 + i, i, i + 1, i] for i in range(6)]
+    dealt = stream.dealt_anew(batches, new, rng)
+    assert [int(np.isin(b, new).sum()) for b in dealt] == [2] * 6
+    for before, after in ((batches, dealt), (dealt, batches)):
+        assert sorted(np.concatenate(before)) == sorted(np.concatenate(after))
+    assert any(set(a) != set(b) for a, b in zip(batches, dealt, strict=True))
+
+
+def test_the_plain_way_gives_the_same_answers(tmp_path: Path) -> None:
+    """Without its padding, sorting and cache a run says what it says with them."""
+    stream, working_state = import_module("stream"), import_module("working_state")
+    words = ["backbone=tiny-bert", "precision=fp32", "method.skip_gradless=false"]
+    working_state.build(tmp_path, 3, working_state.EqualTasks(2, 1, 2), words)
+    folder = RunFolder(tmp_path)
+    run = open_run(folder, load_config(folder.config), with_data=True)
+    ours = evaluate(run.state, run.method, run.state.history)
+    stream.make_plain(run)
+    plain = evaluate(run.state, run.method, run.state.history)
+    for name, answers in ours.items():
+        assert [a.label for a in answers] == [a.label for a in plain[name]]
+        assert [a.oracle for a in answers] == [a.oracle for a in plain[name]]
 
 
 def test_both_states_get_the_same_tokens_half_of_them_of_old_tasks(tmp_path: Path) -> None:
@@ -140,12 +247,12 @@ def test_the_selector_of_a_working_state_names_many_tasks(tmp_path: Path) -> Non
     assert len(named) > 2
 
 
-@pytest.mark.parametrize("loop", ["added", "side_by_side"])
+@pytest.mark.parametrize("loop", ["as_written", "weighed_inside", "side_by_side"])
 def test_the_loops_compute_what_the_mix_does(tmp_path: Path, loop: str) -> None:
     """Two steps of each, from the same start and straight down the gradient, end alike."""
     growth = import_module("sapt_growth")
     args = Namespace(backbone="tiny-bert", batch=3, length=8)
-    way, theirs = growth.DENSE if loop == "added" else growth.CUT, getattr(growth, loop)
+    way, theirs = growth.CUT if loop == "side_by_side" else growth.DENSE, getattr(growth, loop)
     ends = []
     for ours in (True, False):
         mixed = growth.build(tmp_path / str(ours), 3, 4, args)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tables import fill
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -87,14 +89,7 @@ TABLES: dict[str, Callable[[], str]] = {"step": step, "measured": measured}
 
 
 def render(page: str) -> str:
-    """The page with every table made anew."""
-    for name, table in TABLES.items():
-        before, begin, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        if not begin or not end:
-            raise SystemExit(f"{PAGE.name} has no place for the table '{name}'; mend its comments")
-        page = f"{before}{begin}{table()}\n{end}{after}"
-    return page
+    return fill(page, TABLES, PAGE.name)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -169,15 +169,19 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def render(page: str) -> str:
-    """The page with every table made anew."""
-    for name, table in TABLES.items():
-        before, begin, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
+def fill(page: str, tables: Mapping[str, Callable[[], str]], name: str) -> str:
+    """The page called ``name`` with every table made anew."""
+    for key, table in tables.items():
+        before, begin, rest = page.partition(f"<!-- {key} -->\n")
+        _, end, after = rest.partition(f"<!-- /{key} -->")
         if not begin or not end:
-            raise SystemExit(f"{PAGE.name} has no place for the table '{name}'; mend its comments")
+            raise SystemExit(f"{name} has no place for the table '{key}'; mend its comments")
         page = f"{before}{begin}{table()}\n{end}{after}"
     return page
+
+
+def render(page: str) -> str:
+    return fill(page, TABLES, PAGE.name)
 
 
 if __name__ == "__main__":

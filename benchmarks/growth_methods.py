@@ -47,7 +47,7 @@ from common import (
 from working_state import HALF, EqualTasks, commit, grow, learning, spread_selector
 
 from conpet.api import load
-from conpet.api.asking import Inputs
+from conpet.api.asking import Inputs, answering
 from conpet.api.opened import OpenRun
 from conpet.backbones.loading import load_backbone
 from conpet.methods.base import Phase, State, Step
@@ -256,7 +256,7 @@ def use_folder(path: Path, tasks: EqualTasks) -> dict[str, int]:
                 steps.take(batches, i)
         steps.end()
     texts = [example.text for example in tasks.first.test]
-    load(path).predict(texts)
+    Inputs(run.state, texts, run.config.train.eval_batch_size).ask(answering(run.state, run.method))
     pool = run.state.pool
     return {"peak": peak_memory_bytes(), "own": 4 * sum(sum(pool.count(n)) for n in pool.names)}
 

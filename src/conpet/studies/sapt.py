@@ -167,7 +167,7 @@ def plot(rows: Rows) -> Figure:
         {
             "average score": ("average_accuracy", named),
             "forgetting, points": ("forgetting", named),
-            "seconds": ("seconds", named),
+            "optimiser steps": ("steps", named),
         }
     )
 

@@ -58,7 +58,7 @@ class RowBatches(Sequence[Step]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i):  # type: ignore[no-untyped-def]
+    def __getitem__(self, i: Any) -> Any:
         loader, rows = self.rows[i]
         return {loader: self.state.batch(rows)}
 

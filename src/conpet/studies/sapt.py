@@ -52,7 +52,11 @@ attention is pulled to the new key as well; ``paper`` has the two losses of the 
 attention its learning rate; ``paper-slow-attention`` gives the attention a tenth of that. Only
 ``sapt`` generates its pseudo-samples; the others of its kind are held against ``real-samples``."""
 CLAIM = ("sequential", "replay", "sapt", "per-task")
-"""Run first, with every seed."""
+BESIDE = (
+    *("real-samples", "no-reflection", "selection-only"),
+    *("conpet-dynamic", "joint", "conpet-static"),
+)
+"""The claim, and what stands beside it: ablations and other methods. These are run first."""
 OF_CLASSES: dict[str, tuple[str, ...]] = {
     "sequential": ("sequential",),
     "sapt": ("sapt", SELECTING),
@@ -95,13 +99,13 @@ TOP_K = "1,2,4,all"
 
 
 def grid(plan: Plan) -> list[Cell]:
-    """The claim with every seed first: what is there when it is stopped is what matters most."""
-    rest = [arm for arm in ARMS if arm not in CLAIM]
-    cells = [_text_cell(plan, arm, seed) for seed in plan.seeds for arm in CLAIM]
-    for seed in plan.seeds:
-        cells += [_text_cell(plan, arm, seed) for arm in rest]
-        cells += [_class_cell(plan, arm, seed) for arm in OF_CLASSES]
-    return cells
+    """What matters most first, with every seed: it is there when the study is stopped."""
+    rest = [arm for arm in ARMS if arm not in CLAIM + BESIDE]
+    cells = []
+    for arms in (CLAIM, BESIDE):
+        cells += [_text_cell(plan, arm, seed) for seed in plan.seeds for arm in arms]
+    cells += [_class_cell(plan, arm, seed) for seed in plan.seeds for arm in OF_CLASSES]
+    return cells + [_text_cell(plan, arm, seed) for seed in plan.seeds for arm in rest]
 
 
 def _text_cell(plan: Plan, arm: str, seed: int) -> Cell:
@@ -126,7 +130,7 @@ def probes(plan: Plan) -> list[Probe]:
     """How many adapters need to answer; with the first seed."""
     tiny = plan.size.name == "tiny"
     found = []
-    for arm in ("sapt", "paper-slow-attention"):
+    for arm in ("real-samples", "paper-slow-attention"):
         labels: Labels = {"stream": TEXT, "arm": arm, "seed": plan.seeds[0]}
         cell = _text_cell(plan, arm, plan.seeds[0])
         words = ("top-k", str(plan.run_folder(cell.name)), "1,all" if tiny else TOP_K)

@@ -124,6 +124,9 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         layers=c.layers,
         generative=bool(template),
     )
+    half = torch.bfloat16 if precision_of(folder) == "bf16" else None
+    if half is not None and config.adapter.kind != "full":  # whose weights train, in fp32
+        backbone.compute_in(half)
     encode = partial(encoder_of, config, backbone, template)
     tokens = folder.tokens if with_data else None
     return State(
@@ -137,7 +140,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         read_out=read_out_of(c.read_out, kind, backbone.kind),
         seed=config.seed,
         token_budget=t.token_budget,
-        autocast=torch.bfloat16 if precision_of(folder) == "bf16" else None,
+        autocast=half,
         decoding=Decoding(
             max_new_tokens=g.max_new_tokens,
             sample=g.sample,

@@ -98,6 +98,19 @@ class Backbone(nn.Module, ABC):
         """A frozen backbone has no training mode: its dropout stays off."""
         return self
 
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Keep the projections' weights in the type that autocast computes with.
+
+        Under autocast of that type the results are bitwise the same: it would cast the weights,
+        which are frozen and therefore not remembered, in every pass. Outside it the projections no
+        longer fit what comes in. A projection that shares its weight with the embeddings gets one
+        of its own; quantised ones stay as they are.
+        """
+        for projection in self.every_linear().values():
+            for name, p in list(projection.named_parameters(recurse=False)):
+                if type(p.data) is Tensor and p.dtype == torch.float32:
+                    setattr(projection, name, nn.Parameter(p.to(dtype), requires_grad=False))
+
     @property
     def device(self) -> torch.device:
         return self.model.device

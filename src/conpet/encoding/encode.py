@@ -17,9 +17,16 @@ import torch
 
 from conpet.encoding import blocks
 from conpet.encoding.encoder import Encoded, Encoder
-from conpet.types import NO_TOKEN, Batch, Example, Task, padded
+from conpet.types import NO_TOKEN, PADDED_TO, Batch, Example, Task, padded
 
-__all__ = ["EncodedTask", "Encoder", "TokenStore", "length_buckets"]
+__all__ = [
+    "EncodedTask",
+    "Encoder",
+    "TokenStore",
+    "by_length",
+    "length_buckets",
+    "length_chunks",
+]
 
 _OPEN_FILES = 128  # an open file costs a handle of the process, and a run may have thousands
 _SORTED_TOGETHER = 32  # batches; more waste less padding, fewer mix examples of all lengths better
@@ -205,11 +212,37 @@ def length_buckets(
 
     Shuffled, sorted by length within groups of batches, and the batches shuffled.
     """
-    order = rng.permutation(len(lengths))
+    batches = by_length(rng.permutation(len(lengths)), lengths, batch_size)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Positions (n,) into ``lengths``, in batches: from short to long within groups of batches, the
+    groups in the order given. The last batch may be smaller."""
     batches: list[np.ndarray] = []
     for group in _cut(order, batch_size * _SORTED_TOGETHER):
         batches += _cut(group[np.argsort(lengths[group], kind="stable")], batch_size)
-    return [batches[i] for i in rng.permutation(len(batches))]
+    return batches
+
+
+def length_chunks(
+    lengths: np.ndarray, room: Callable[[int], int], spare: int
+) -> Iterator[np.ndarray]:
+    """Positions 0..n-1 in chunks of similar length, the longest first; each once.
+
+    Args:
+        room: most rows of a chunk whose longest has so many tokens.
+        spare: most tokens of padding in a chunk, beyond what each row has in any batch.
+    """
+    order = np.argsort(lengths, kind="stable")[::-1]
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        ahead = lengths[order[start : start + room(longest)]]
+        lost = np.cumsum(padded(longest) - -(-ahead // PADDED_TO) * PADDED_TO)
+        end = start + int(np.searchsorted(lost, spare, side="right"))
+        yield order[start:end]
+        start = end
 
 
 def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:

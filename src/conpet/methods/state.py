@@ -18,7 +18,7 @@ from torch.nn import functional
 from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
 from conpet.backbones.generative import GenerativeBackbone
-from conpet.encoding.encode import EncodedTask, TokenStore
+from conpet.encoding.encode import EncodedTask, TokenStore, length_chunks
 from conpet.objectives.classify import ReadOut, read_out, side_by_side
 from conpet.objectives.generate import Decoding, Pick, Written, token_log_probs
 from conpet.replay.base import FeatureKind, Replay, Rows
@@ -26,6 +26,10 @@ from conpet.replay.logits import LogitCache
 from conpet.replay.pseudo import PseudoSamples
 from conpet.runtime import derive_seed, rng
 from conpet.types import Batch, Routing, Task
+
+SPARE = 64
+"""Of a chunk's token budget, so small a part may be padding that another cut would have spared: a
+pass of so many tokens takes about as long as a further chunk."""
 
 
 @dataclass(frozen=True)
@@ -167,14 +171,13 @@ class State:
 
     def chunks(self, rows: np.ndarray) -> Iterator[Batch]:
         """Rows in batches of similar length that fit the token budget; their order changes."""
-        order = np.argsort(self.store.lengths[rows], kind="stable")[::-1]
-        start = 0
-        while start < len(order):
-            longest = int(self.store.lengths[rows[order[start]]])
-            answer = self.decoding.max_new_tokens if self.writes else 0
-            size = self._rows_at_once(longest + answer)
-            yield self.batch(rows[order[start : start + size]])
-            start += size
+        answer = self.decoding.max_new_tokens if self.writes else 0
+        for at in length_chunks(
+            self.store.lengths[rows],
+            lambda longest: self._rows_at_once(longest + answer),
+            self.token_budget // SPARE,
+        ):
+            yield self.batch(rows[at])
 
     def _rows_at_once(self, length: int) -> int:
         """Rows of so many tokens that fit the token budget, soft prompts included."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 
 import numpy as np
 
@@ -14,8 +12,8 @@ from conpet.replay.base import (
     Rows,
     Tasks,
     draw_old,
-    endless,
     mixed_epoch,
+    passes,
     plain_epoch,
     split_batch,
     within,
@@ -57,8 +55,9 @@ class DynamicReplay(KeepsNothing):
         sizes = split_batch(batch_size, self.new_to_old)
         if not old:
             return plain_epoch(new, lengths, batch_size, rng)
-        draw = partial(draw_old, old, rng=rng)
-        return mixed_epoch(new, draw, self.train_batches, sizes, rng)
+        n_new, n_old = (n * self.train_batches for n in sizes)
+        fresh = passes(new, n_new, rng)
+        return mixed_epoch(fresh, draw_old(old, n_old, rng), lengths, sizes, rng)
 
     def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
         """What was drawn, and more of the classes with fewer than ``at_least`` examples among it.
@@ -96,10 +95,8 @@ class DynamicReplay(KeepsNothing):
         known = within(tasks, rows)
         if len(known) > 1:
             return self.batches(known, lengths, batch_size, rng)
-        stream = endless(rows, rng)
-        return [
-            np.fromiter(islice(stream, batch_size), np.int64) for _ in range(self.train_batches)
-        ]
+        again = passes(rows, batch_size * self.train_batches, rng)
+        return plain_epoch(again, lengths, batch_size, rng)
 
     def validation(self, tasks: Tasks, batch_size: int, rng: np.random.Generator) -> Rows:
         *old, new = [t.valid for t in tasks]

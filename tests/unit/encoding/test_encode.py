@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from conpet.backbones.base import Backbone
 from conpet.encoding import encode
-from conpet.encoding.encode import Encoder, TokenStore, length_buckets
+from conpet.encoding.encode import Encoder, TokenStore, length_buckets, length_chunks
 from conpet.errors import CheckpointError, DataError
-from conpet.types import Example, Task
+from conpet.types import Example, Task, padded
 
 TEXTS = ["one", "this is a longer sentence", "and a third", "in between", "x " * 90]
 EXAMPLES = [Example(str(i), text, label=text[0]) for i, text in enumerate(TEXTS)]
@@ -177,3 +177,24 @@ def test_buckets_save_padding_and_are_seeded() -> None:
     assert padded(once) < 1.1 * lengths.sum()
     means = [lengths[b].mean() for b in once]
     assert means != sorted(means), "the batches themselves come in random order"
+
+
+@given(st.lists(st.integers(1, 128), max_size=200), st.integers(1, 600), st.integers(0, 200))
+def test_chunks_hold_every_position_once_within_room_and_spare(
+    lengths: list[int], budget: int, spare: int
+) -> None:
+    values = np.array(lengths, np.int64)
+    chunks = list(length_chunks(values, lambda longest: max(1, budget // longest), spare))
+    assert sorted(int(i) for chunk in chunks for i in chunk) == list(range(len(lengths)))
+    for chunk in chunks:
+        longest = int(values[chunk].max())
+        assert len(chunk) <= max(1, budget // longest)
+        assert sum(padded(longest) - padded(int(n)) for n in values[chunk]) <= spare
+    ends = [int(values[chunk].max()) for chunk in chunks]
+    assert ends == sorted(ends, reverse=True), "the longest come first: memory is short at once"
+
+
+def test_chunks_are_no_smaller_than_they_need_to_be() -> None:
+    lengths = np.array([40, 40, 33, 17, 16, 9, 8])  # padded: 40 40 40 24 16 16 8
+    chunks = list(length_chunks(lengths, lambda _: 100, spare=16))
+    assert [sorted(lengths[c].tolist()) for c in chunks] == [[17, 33, 40, 40], [8, 9, 16]]

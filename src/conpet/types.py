@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -82,8 +82,11 @@ class Task:
     test: tuple[Example, ...]
 
 
-def padded(length: int) -> int:
-    """The next multiple of ``PADDED_TO``."""
+Lengths = TypeVar("Lengths", int, np.ndarray)
+
+
+def padded(length: Lengths) -> Lengths:
+    """The next multiple of ``PADDED_TO``, of a number or of each of many."""
     return -(-length // PADDED_TO) * PADDED_TO
 
 

@@ -17,13 +17,12 @@ import torch
 
 from conpet.encoding import blocks
 from conpet.encoding.encoder import Encoded, Encoder
-from conpet.types import NO_TOKEN, PADDED_TO, Batch, Example, Task, padded
+from conpet.types import NO_TOKEN, Batch, Example, Task, padded
 
 __all__ = [
     "EncodedTask",
     "Encoder",
     "TokenStore",
-    "by_length",
     "length_buckets",
     "length_chunks",
 ]
@@ -212,37 +211,42 @@ def length_buckets(
 
     Shuffled, sorted by length within groups of batches, and the batches shuffled.
     """
-    batches = by_length(rng.permutation(len(lengths)), lengths, batch_size)
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Positions (n,) into ``lengths``, in batches: from short to long within groups of batches, the
-    groups in the order given. The last batch may be smaller."""
+    order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
     for group in _cut(order, batch_size * _SORTED_TOGETHER):
         batches += _cut(group[np.argsort(lengths[group], kind="stable")], batch_size)
-    return batches
+    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def length_chunks(
-    lengths: np.ndarray, room: Callable[[int], int], spare: int
+    lengths: np.ndarray, room: Callable[[int], int], of_a_pass: int
 ) -> Iterator[np.ndarray]:
     """Positions 0..n-1 in chunks of similar length, the longest first; each once.
 
+    Of all ways to cut the sorted texts the one that takes the fewest tokens, padding included,
+    where each chunk takes ``of_a_pass`` more.
+
     Args:
         room: most rows of a chunk whose longest has so many tokens.
-        spare: most tokens of padding in a chunk, beyond what each row has in any batch.
     """
     order = np.argsort(lengths, kind="stable")[::-1]
-    start = 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        ahead = lengths[order[start : start + room(longest)]]
-        lost = np.cumsum(padded(longest) - -(-ahead // PADDED_TO) * PADDED_TO)
-        end = start + int(np.searchsorted(lost, spare, side="right"))
-        yield order[start:end]
-        start = end
+    widths, counts = np.unique(-padded(lengths[order]), return_counts=True)
+    widths, ends = -widths, np.cumsum([0, *counts])  # each width with the places of its texts
+    n = len(widths)
+    best, until = (
+        [0.0] * (n + 1),
+        [n] * n,
+    )  # cost of the texts from a width on; where its group ends
+    for i in reversed(range(n)):
+        sizes = ends[i + 1 :] - ends[i]
+        passes = -(-sizes // room(int(lengths[order[ends[i]]])))
+        costs = sizes * widths[i] + passes * of_a_pass + best[i + 1 :]
+        best[i], until[i] = float(costs.min()), i + 1 + int(costs.argmin())
+    i = 0
+    while i < n:
+        group = order[ends[i] : ends[until[i]]]
+        yield from _cut(group, room(int(lengths[group[0]])))
+        i = until[i]
 
 
 def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:

@@ -27,9 +27,9 @@ from conpet.replay.pseudo import PseudoSamples
 from conpet.runtime import derive_seed, rng
 from conpet.types import Batch, Routing, Task
 
-SPARE = 64
-"""Of a chunk's token budget, so small a part may be padding that another cut would have spared: a
-pass of so many tokens takes about as long as a further chunk."""
+OF_A_PASS, OF_A_LAUNCH = 64, 8192
+"""Tokens that take as long as what a pass takes whatever its size, on a CPU and elsewhere: a batch
+is cut by length where that spares more padding."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +172,22 @@ class State:
     def chunks(self, rows: np.ndarray) -> Iterator[Batch]:
         """Rows in batches of similar length that fit the token budget; their order changes."""
         answer = self.decoding.max_new_tokens if self.writes else 0
-        for at in length_chunks(
-            self.store.lengths[rows],
-            lambda longest: self._rows_at_once(longest + answer),
-            self.token_budget // SPARE,
-        ):
+        for at in self._cut(self.store.lengths[rows], answer):
             yield self.batch(rows[at])
+
+    def _cut(self, lengths: np.ndarray, behind: int = 0) -> Iterator[np.ndarray]:
+        """Positions of texts in chunks of similar length, each of which fits the token budget with
+        ``behind`` further tokens a row."""
+
+        def room(longest: int) -> int:
+            return self._rows_at_once(longest + behind)
+
+        on_cpu = self.device.type == "cpu"
+        return length_chunks(lengths, room, OF_A_PASS if on_cpu else OF_A_LAUNCH)
 
     def _rows_at_once(self, length: int) -> int:
         """Rows of so many tokens that fit the token budget, soft prompts included."""
-        return max(1, self.token_budget // (self.pool.prompt_length + length))
+        return max(1, self.token_budget // max(1, self.pool.prompt_length + length))
 
     def rng(self, *parts: object) -> np.random.Generator:
         """A generator that depends on the run's seed, the task at hand and ``parts`` alone."""
@@ -217,19 +223,43 @@ class State:
         return Output(torch.cat(features) if features else empty, example, column)
 
     def _features(self, batch: Batch, routing: Routing) -> Tensor:
-        self.passes += len(batch)
+        """(B, d) at the read-out under a ``mix`` routing."""
+        return self._in_parts(batch, routing, self._features_of)
+
+    def _features_of(self, batch: Batch, routing: Routing) -> Tensor:
         with self.pool.routed(routing) as soft_prompt, self._half():
             hidden = self.backbone(batch.input_ids, batch.attention_mask, soft_prompt)
         return read_out(hidden, batch, self.read_out)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
         """(B, A) log p of the answers' tokens under a ``mix`` routing; 0 behind them."""
+        longest = batch.answer_ids.shape[1]
+
+        def of(part: Batch, routing: Routing) -> Tensor:
+            with self.pool.routed(routing) as soft_prompt, self._half():
+                logits = self._writer.answer_logits(
+                    part.input_ids, part.attention_mask, part.answer_ids, soft_prompt
+                )
+            found = token_log_probs(logits, part.answer_ids)
+            return functional.pad(found, (0, longest - found.shape[1]))
+
+        return self._in_parts(batch, routing, of)
+
+    def _in_parts(
+        self, batch: Batch, routing: Routing, compute: Callable[[Batch, Routing], Tensor]
+    ) -> Tensor:
+        """What ``compute`` makes of a batch (B, ...), in passes over texts of similar length.
+
+        Padding is computed like text: a batch of texts of all lengths, as replay mixes them, would
+        be most of all padding.
+        """
         self.passes += len(batch)
-        with self.pool.routed(routing) as soft_prompt, self._half():
-            logits = self._writer.answer_logits(
-                batch.input_ids, batch.attention_mask, batch.answer_ids, soft_prompt
-            )
-        return token_log_probs(logits, batch.answer_ids)
+        lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
+        parts = [torch.from_numpy(at.copy()).to(self.device) for at in self._cut(lengths)]
+        if len(parts) < 2:
+            return compute(batch, routing)
+        found = [compute(batch.select(at), routing.rows(at)) for at in parts]
+        return torch.cat(found)[torch.cat(parts).argsort()]
 
     @torch.no_grad()
     def generate(

@@ -6,13 +6,14 @@ that is being learned (new); the others are old.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
 
-from conpet.encoding.encode import EncodedTask, by_length, length_buckets
+from conpet.encoding.encode import EncodedTask, length_buckets
 from conpet.errors import ConfigError
 
 Rows = np.ndarray
@@ -112,19 +113,20 @@ def plain_epoch(
 
 def mixed_epoch(
     new: Rows,
-    old: Rows,
-    lengths: np.ndarray,
+    draw: Callable[[int], Rows],
+    n_batches: int,
     sizes: tuple[int, int],
     rng: np.random.Generator,
 ) -> list[Rows]:
-    """Batches of ``sizes`` = (n_new, n_old) rows, those of a batch of similar length.
+    """``n_batches`` shuffled batches of ``sizes`` = (n_new, n_old) rows.
 
-    ``old`` has n_old rows for each n_new of ``new``; the last of those may be fewer. Which rows an
-    epoch has is decided before; only which of them meet in a batch goes by their lengths.
+    New rows come from shuffled passes over ``new``, old ones from ``draw(n)``.
     """
-    parts = [by_length(rows, lengths, n) for rows, n in zip((new, old), sizes, strict=True)]
-    batches = [rng.permutation(np.concatenate(both)) for both in zip(*parts, strict=True)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    stream, (n_new, n_old) = endless(new, rng), sizes
+    return [
+        rng.permutation(np.concatenate([np.fromiter(islice(stream, n_new), np.int64), draw(n_old)]))
+        for _ in range(n_batches)
+    ]
 
 
 def draw_old(pools: Sequence[Rows], n: int, rng: np.random.Generator) -> Rows:
@@ -145,10 +147,10 @@ def split_batch(batch_size: int, new_to_old: float) -> tuple[int, int]:
     return n_new, batch_size - n_new
 
 
-def passes(rows: Rows, n: int, rng: np.random.Generator) -> Rows:
-    """n rows in shuffled order, shuffled anew whenever all were seen."""
-    whole = [rng.permutation(rows) for _ in range(-(-n // len(rows)))]
-    return np.concatenate(whole)[:n] if whole else rows[:0]
+def endless(rows: Rows, rng: np.random.Generator) -> Iterator[int]:
+    """Rows in shuffled order, shuffled anew whenever all were seen."""
+    while True:
+        yield from rng.permutation(rows)
 
 
 def within(tasks: Tasks, rows: Rows) -> list[EncodedTask]:

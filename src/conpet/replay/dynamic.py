@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -12,8 +14,8 @@ from conpet.replay.base import (
     Rows,
     Tasks,
     draw_old,
+    endless,
     mixed_epoch,
-    passes,
     plain_epoch,
     split_batch,
     within,
@@ -55,9 +57,8 @@ class DynamicReplay(KeepsNothing):
         sizes = split_batch(batch_size, self.new_to_old)
         if not old:
             return plain_epoch(new, lengths, batch_size, rng)
-        n_new, n_old = (n * self.train_batches for n in sizes)
-        fresh = passes(new, n_new, rng)
-        return mixed_epoch(fresh, draw_old(old, n_old, rng), lengths, sizes, rng)
+        draw = partial(draw_old, old, rng=rng)
+        return mixed_epoch(new, draw, self.train_batches, sizes, rng)
 
     def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
         """What was drawn, and more of the classes with fewer than ``at_least`` examples among it.
@@ -95,8 +96,10 @@ class DynamicReplay(KeepsNothing):
         known = within(tasks, rows)
         if len(known) > 1:
             return self.batches(known, lengths, batch_size, rng)
-        again = passes(rows, batch_size * self.train_batches, rng)
-        return plain_epoch(again, lengths, batch_size, rng)
+        stream = endless(rows, rng)
+        return [
+            np.fromiter(islice(stream, batch_size), np.int64) for _ in range(self.train_batches)
+        ]
 
     def validation(self, tasks: Tasks, batch_size: int, rng: np.random.Generator) -> Rows:
         *old, new = [t.valid for t in tasks]

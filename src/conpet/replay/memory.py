@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,8 @@ from conpet.replay.base import (
     Look,
     Rows,
     Tasks,
+    endless,
     mixed_epoch,
-    passes,
     plain_epoch,
     split_batch,
 )
@@ -101,13 +102,17 @@ class MemoryReplay:
         if self.frequency is not None:
             copies = np.tile(memory, self._copies(len(new.train), len(memory), batch_size))
             return plain_epoch(np.concatenate([new.train, copies]), lengths, batch_size, rng)
-        n_new, n_old = sizes
-        n_batches = -(-len(new.train) // n_new)
-        fresh = rng.permutation(new.train)
+        exemplars = endless(memory, rng)
+
+        def draw(n: int) -> Rows:
+            return np.fromiter(islice(exemplars, n), np.int64)
+
         if self.batch_limit is not None:
-            n_batches = self.batch_limit * 8 // 10
-            fresh = passes(new.train, n_new * n_batches, rng)
-        return mixed_epoch(fresh, passes(memory, n_old * n_batches, rng), lengths, sizes, rng)
+            return mixed_epoch(new.train, draw, self.batch_limit * 8 // 10, sizes, rng)
+        order, (n_new, n_old) = rng.permutation(new.train), sizes
+        return [
+            np.concatenate([order[i : i + n_new], draw(n_old)]) for i in range(0, len(order), n_new)
+        ]
 
     def _copies(self, n_new: int, n_memory: int, batch_size: int) -> int:
         """How often the memory is seen in an epoch."""
@@ -135,8 +140,11 @@ class MemoryReplay:
         """``frequency`` passes over the rows; with a limit, shuffled passes until it is reached."""
         if self.batch_limit is None:
             return plain_epoch(np.tile(rows, self.frequency or 1), lengths, batch_size, rng)
-        again = passes(rows, batch_size * (self.batch_limit * 8 // 10), rng)
-        return plain_epoch(again, lengths, batch_size, rng)
+        stream = endless(rows, rng)
+        return [
+            np.fromiter(islice(stream, batch_size), np.int64)
+            for _ in range(self.batch_limit * 8 // 10)
+        ]
 
     def _rows(self, tasks: Tasks, *, valid: bool) -> Rows:
         """The exemplars of ``tasks`` that validate, or those that train."""

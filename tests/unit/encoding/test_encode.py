@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -179,22 +181,37 @@ def test_buckets_save_padding_and_are_seeded() -> None:
     assert means != sorted(means), "the batches themselves come in random order"
 
 
+def cost(lengths: np.ndarray, chunks: Sequence[np.ndarray], of_a_pass: int) -> int:
+    """Tokens with their padding, and ``of_a_pass`` a chunk."""
+    return sum(padded(int(lengths[c].max())) * len(c) + of_a_pass for c in chunks)
+
+
 @given(st.lists(st.integers(1, 128), max_size=200), st.integers(1, 600), st.integers(0, 200))
-def test_chunks_hold_every_position_once_within_room_and_spare(
-    lengths: list[int], budget: int, spare: int
+def test_chunks_hold_every_position_once_and_fit(
+    lengths: list[int], budget: int, of_a_pass: int
 ) -> None:
     values = np.array(lengths, np.int64)
-    chunks = list(length_chunks(values, lambda longest: max(1, budget // longest), spare))
+    chunks = list(length_chunks(values, lambda longest: max(1, budget // longest), of_a_pass))
     assert sorted(int(i) for chunk in chunks for i in chunk) == list(range(len(lengths)))
-    for chunk in chunks:
-        longest = int(values[chunk].max())
-        assert len(chunk) <= max(1, budget // longest)
-        assert sum(padded(longest) - padded(int(n)) for n in values[chunk]) <= spare
-    ends = [int(values[chunk].max()) for chunk in chunks]
-    assert ends == sorted(ends, reverse=True), "the longest come first: memory is short at once"
+    assert all(len(c) <= max(1, budget // int(values[c].max())) for c in chunks)
+    longest = [int(values[chunk].max()) for chunk in chunks]
+    assert longest == sorted(longest, reverse=True), "where memory is short, it is so at once"
 
 
-def test_chunks_are_no_smaller_than_they_need_to_be() -> None:
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=7), st.integers(0, 100))
+def test_no_other_cut_is_cheaper(lengths: list[int], of_a_pass: int) -> None:
+    values = np.array(lengths, np.int64)
+    chunks = list(length_chunks(values, lambda _: len(values), of_a_pass))
+    order = np.argsort(values)
+    cuts = (np.split(order, at) for n in range(7) for at in combinations(range(1, len(order)), n))
+    assert cost(values, chunks, of_a_pass) == min(cost(values, cut, of_a_pass) for cut in cuts)
+
+
+def test_chunks_follow_the_price_of_a_pass() -> None:
     lengths = np.array([40, 40, 33, 17, 16, 9, 8])  # padded: 40 40 40 24 16 16 8
-    chunks = list(length_chunks(lengths, lambda _: 100, spare=16))
-    assert [sorted(lengths[c].tolist()) for c in chunks] == [[17, 33, 40, 40], [8, 9, 16]]
+
+    def sizes(of_a_pass: int) -> list[int]:
+        return [len(c) for c in length_chunks(lengths, lambda _: 100, of_a_pass)]
+
+    assert [sizes(0), sizes(16), sizes(30)] == [[3, 1, 2, 1], [3, 1, 3], [4, 3]]
+    assert sizes(1000) == [7]

@@ -94,17 +94,6 @@ def test_new_and_old_do_not_keep_to_places_in_the_batch(make_tasks: MakeTasks) -
     assert (np.abs(is_new.mean(axis=0) - 0.5) < 0.1).all()
 
 
-def test_new_and_old_of_a_batch_are_of_similar_length(make_tasks: MakeTasks) -> None:
-    tasks = make_tasks([300, 500, 200])
-    lengths = np.random.default_rng(0).integers(5, 100, 1000)
-    drawn = DynamicReplay(100).batches(tasks, lengths, 32, np.random.default_rng(1))
-    rows = np.concatenate(drawn)
-    assert sum(lengths[b].max() * len(b) for b in drawn) < 1.15 * lengths[rows].sum()
-    first = [int(lengths[b].max()) for b in drawn]
-    assert first != sorted(first), "the batches themselves come in random order"
-    assert {int(np.isin(b, tasks[-1].train).sum()) for b in drawn} == {16}
-
-
 def test_the_same_seed_gives_the_same_batches(make_tasks: MakeTasks) -> None:
     tasks = make_tasks([30, 50, 11])
     a, b, c = (np.stack(batches(DynamicReplay(100), tasks, seed=seed)) for seed in (3, 3, 4))

@@ -16,8 +16,6 @@ from conpet.replay.selection import herding, kmeans
 
 MakeTasks = Callable[..., list[EncodedTask]]
 
-LENGTHS = np.full(1000, 9)
-
 
 def no_features(rows: np.ndarray, kind: str) -> np.ndarray:
     raise AssertionError("features cost a forward pass and are not needed here")
@@ -70,7 +68,7 @@ def test_old_examples_come_from_the_memory_alone(make_tasks: MakeTasks) -> None:
     replay = MemoryReplay(Budget(2), "random")
     for task in old:
         keep(replay, task)
-    drawn = replay.batches(tasks, LENGTHS, 8, np.random.default_rng(0))
+    drawn = replay.batches(tasks, np.zeros(0), 8, np.random.default_rng(0))
     memory = np.concatenate([task.train[replay.kept[task.name]] for task in old])
     rows = np.concatenate(drawn)
     assert [int(np.isin(b, memory).sum()) for b in drawn] == [4, 4, 4, 4]
@@ -92,7 +90,7 @@ def test_what_is_held_is_restored(make_tasks: MakeTasks) -> None:
         keep(replay, task)
     restored = MemoryReplay(Budget(2), "random")
     restored.hold(replay.held())
-    a, b = (r.batches(tasks, LENGTHS, 8, np.random.default_rng(5)) for r in (replay, restored))
+    a, b = (r.batches(tasks, np.zeros(0), 8, np.random.default_rng(5)) for r in (replay, restored))
     assert np.array_equal(np.concatenate(a), np.concatenate(b))
     replay.held()["task-0"].clear()
     assert replay.kept["task-0"], "what was handed out is a copy"
@@ -100,7 +98,7 @@ def test_what_is_held_is_restored(make_tasks: MakeTasks) -> None:
 
 def test_a_batch_of_one_cannot_hold_new_and_old(make_tasks: MakeTasks) -> None:
     with pytest.raises(ConfigError, match=r"train\.batch_size"):
-        MemoryReplay(Budget(2)).batches(make_tasks([14]), LENGTHS, 1, np.random.default_rng(0))
+        MemoryReplay(Budget(2)).batches(make_tasks([14]), np.zeros(0), 1, np.random.default_rng(0))
 
 
 # Budgets ------------------------------------------------------------------------------------------

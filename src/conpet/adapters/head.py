@@ -6,6 +6,7 @@ Shapes: B batch, d hidden size, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -54,8 +55,19 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, d) of any float dtype -> (B, C) fp32."""
-        with _fp32(features.device):
-            return F.linear(features.float(), self.weight, self.bias)
+        return joined([self], features)
+
+
+def joined(heads: Sequence[Head], features: Tensor) -> Tensor:
+    """(B, d) of any float dtype -> (B, sum of C) fp32: the logits of all heads side by side, in one
+    product."""
+    weight: Tensor = heads[0].weight
+    bias: Tensor = heads[0].bias
+    if len(heads) > 1:
+        weight = torch.cat([head.weight for head in heads])
+        bias = torch.cat([head.bias for head in heads])
+    with _fp32(features.device):
+        return F.linear(features.float(), weight, bias)
 
 
 def _fp32(device: torch.device) -> AbstractContextManager[None]:

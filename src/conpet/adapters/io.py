@@ -112,6 +112,17 @@ def load_adapter(pool: Pool, name: str, folder: Path, role: str | None = None) -
     Raises CheckpointError where the folder is damaged, half-written or does not fit the pool and
     its backbone, ConfigError where the name is taken; the pool is then as it was.
     """
+    tensors, card = read_adapter(pool, folder)
+    n_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
+    pool.add(name, seed=0, n_classes=n_classes, role=role or card.role)
+    pool.freeze(name)
+    pool.load_tensors(name, tensors)
+    return card
+
+
+def read_adapter(pool: Pool, folder: Path) -> tuple[dict[str, Tensor], AdapterCard]:
+    """The weights in ``folder``, those of the head among them, and its card; checked against the
+    pool, which stays as it is. See ``load_adapter``."""
     folder = Path(folder)
     tensors = _read_weights(pool, folder)
     card = read_json(folder / LABELS) if (folder / LABELS).exists() else None
@@ -125,12 +136,34 @@ def load_adapter(pool: Pool, name: str, folder: Path, role: str | None = None) -
             f"{folder} has a head but no {LABELS}: the folder is half-written; restore it or learn "
             "the task again"
         )
-    known = AdapterCard() if card is None else _card(card)
-    n_classes = len(tensors["head.bias"]) if "head.bias" in tensors else 0
-    pool.add(name, seed=0, n_classes=n_classes, role=role or known.role)
-    pool.freeze(name)
-    pool.load_tensors(name, tensors)
-    return known
+    return tensors, AdapterCard() if card is None else _card(card)
+
+
+def expect_adapter(
+    pool: Pool, name: str, folder: Path, *, role: str, n_classes: int, fingerprint: str
+) -> None:
+    """Add what ``save_adapter`` wrote as ``folder``, frozen; it is read when it is first used.
+
+    Raises CheckpointError where the folder is not there now; and at its first use, where it is
+    damaged or is not the adapter that has this ``fingerprint``.
+    """
+    missing = [file for file in (WEIGHTS, CONFIG, LABELS) if not (folder / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"adapter file {folder / missing[0]} is not there; restore it from a copy or learn the "
+            "task again"
+        )
+
+    def read() -> dict[str, Tensor]:
+        tensors, _ = read_adapter(pool, folder)
+        if read_json(folder / LABELS)["fingerprint"] != fingerprint:
+            raise CheckpointError(
+                f"{folder} holds another adapter than the run has saved there; restore the folder "
+                "from a copy or learn the task again"
+            )
+        return tensors
+
+    pool.expect(name, role=role, n_classes=n_classes, fingerprint=fingerprint, read=read)
 
 
 def _head_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,9 @@ from conpet.adapters.weights import check_shapes, fingerprint
 from conpet.errors import ConfigError, RoutingError, did_you_mean
 from conpet.types import Routing, SoftPrompt
 
+Read = Callable[[], Mapping[str, Tensor]]
+"""Reads the weights of an adapter and its head from where they are kept."""
+
 
 @dataclass(slots=True)
 class _Record:
@@ -29,6 +32,7 @@ class _Record:
     live: bool = True
     saved: bool = False
     digest: tuple[int, str] | None = None  # classes of the head and fingerprint, once frozen
+    read: Read | None = None  # of an adapter whose weights nobody has asked for yet
 
 
 class Pool(nn.Module):
@@ -83,6 +87,7 @@ class Pool(nn.Module):
                 f"Allowed: {', '.join(KINDS)}"
             )
         self._records: dict[str, _Record] = {}
+        self._unread: set[str] = set()
         self._heads = nn.ModuleDict()
         self._tokens = nn.ModuleDict()
         self._routing = False
@@ -122,8 +127,31 @@ class Pool(nn.Module):
             raise ConfigError(
                 f"the pool has an adapter '{name}' already; remove it first or choose another name"
             )
-        self.adapters.add(name, generator_for(seed, "adapter", name))
+        self._make(name, seed, n_classes, n_tokens)
         self._records[name] = _Record(role)
+
+    def expect(self, name: str, *, role: str, n_classes: int, fingerprint: str, read: Read) -> None:
+        """Add a frozen adapter that a file holds, saved as it is; it is read when it is first used.
+
+        Until then it takes neither time nor memory: a pool of thousands opens at once.
+
+        Args:
+            n_classes: of its head; 0 where it has none.
+            fingerprint: of its weights.
+            read: gives them; called once, and again only if it raised.
+        """
+        if name in self._records:
+            raise ConfigError(f"the pool has an adapter '{name}' already; remove it first")
+        self._records[name] = _Record(role, False, True, (n_classes, fingerprint), read)
+        self._unread.add(name)
+
+    @property
+    def in_memory(self) -> tuple[str, ...]:
+        """The adapters whose weights are here; those of the others have not been asked for."""
+        return tuple(name for name in self._records if name not in self._unread)
+
+    def _make(self, name: str, seed: int, n_classes: int, n_tokens: int = 0) -> None:
+        self.adapters.add(name, generator_for(seed, "adapter", name))
         if n_classes > 0:
             head = Head(self.backbone.hidden_size, n_classes, seed=seed, name=name)
             self._heads[_key(name)] = head.to(self._device())
@@ -139,9 +167,23 @@ class Pool(nn.Module):
             self._parts_require_grad(name, False)
             record.live = False
 
+    def _fetch(self, name: str) -> _Record:
+        """Its record, with the weights in memory."""
+        record = self._record(name)
+        if record.read is not None:
+            assert record.digest is not None
+            tensors = record.read()
+            self._make(name, 0, record.digest[0])
+            self.adapters.freeze(name)
+            self._parts_require_grad(name, False)
+            record.read = None
+            self._unread.discard(name)
+            self._fill(name, tensors)
+        return record
+
     def thaw(self, name: str) -> None:
         """Make a frozen adapter and its head live again, from the same weights."""
-        record = self._record(name)
+        record = self._fetch(name)
         if not record.live:
             self.adapters.thaw(name)
             self._parts_require_grad(name, True)
@@ -149,8 +191,9 @@ class Pool(nn.Module):
 
     def remove(self, name: str) -> None:
         """Forget an adapter and its head; with kind ``full``, the pretrained weights come back."""
-        self._record(name)
-        self.adapters.remove(name)
+        if self._record(name).read is None:
+            self.adapters.remove(name)
+        self._unread.discard(name)
         for parts in (self._heads, self._tokens):
             if _key(name) in parts:
                 del parts[_key(name)]
@@ -172,12 +215,21 @@ class Pool(nn.Module):
         return self._record(name).role
 
     def has_head(self, name: str) -> bool:
-        self._record(name)
-        return _key(name) in self._heads
+        return self.n_classes(name) > 0
+
+    def n_classes(self, name: str) -> int:
+        """Classes of an adapter's head; 0 where it has none."""
+        record = self._record(name)
+        if record.read is not None:
+            assert record.digest is not None
+            return record.digest[0]
+        key = _key(name)
+        return self._heads[key].n_classes if key in self._heads else 0  # type: ignore[return-value]
 
     def head(self, name: str) -> Head:
         if not self.has_head(name):
             raise ConfigError(f"adapter '{name}' has no head; add it with n_classes > 0")
+        self._fetch(name)
         head = self._heads[_key(name)]
         assert isinstance(head, Head)
         return head
@@ -213,13 +265,16 @@ class Pool(nn.Module):
 
         Raises CheckpointError, before anything is changed, where names or shapes do not fit.
         """
+        self._fill(name, tensors)
+        record = self._record(name)
+        record.saved, record.digest = False, None
+
+    def _fill(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         own = self._storage(name)
         shapes = {key: tuple(tensor.shape) for key, tensor in own.items()}
         check_shapes(tensors, shapes, what=f"adapter '{name}'")
         for key, tensor in own.items():
             tensor.copy_(tensors[key])
-        record = self._record(name)
-        record.saved, record.digest = False, None
 
     def fingerprint(self, name: str) -> str:
         """sha256 over the kind's settings and all weights of the adapter and its head.
@@ -227,7 +282,7 @@ class Pool(nn.Module):
         That of a frozen adapter is computed once: it is the key of every cache and asked for often.
         """
         record = self._record(name)
-        n_classes = self.head(name).n_classes if self.has_head(name) else 0
+        n_classes = self.n_classes(name)
         if record.digest is not None and record.digest[0] == n_classes:
             return record.digest[1]
         digest = fingerprint(self.settings(), self._storage(name))
@@ -259,8 +314,12 @@ class Pool(nn.Module):
         the number of rows.
         """
         for name in routing.names:
-            self._record(name, RoutingError)
-        speaking = [name for name in routing.names if self._tokens_of(name) is not None]
+            if name not in self._records:
+                self._record(name, RoutingError)
+        self._fetch_used(routing)
+        speaking = []
+        if len(self._tokens):
+            speaking = [name for name in routing.names if self._tokens_of(name) is not None]
         if len(speaking) > 1:
             raise RoutingError(
                 f"adapters {', '.join(speaking)} have tokens of their own with the same ids; route "
@@ -295,8 +354,19 @@ class Pool(nn.Module):
             )
         return self._records[name]
 
+    def _fetch_used(self, routing: Routing) -> None:
+        """Read the adapters that the forward pass will ask for."""
+        if not self._unread:
+            return
+        unread = [i for i, name in enumerate(routing.names) if name in self._unread]
+        if unread and (not routing.weights.requires_grad or routing.top is not None):
+            used = (routing.weights.detach()[:, unread] != 0).any(dim=0).tolist()
+            unread = [i for i, is_used in zip(unread, used, strict=True) if is_used]
+        for i in unread:
+            self._fetch(routing.names[i])
+
     def _storage(self, name: str) -> dict[str, Tensor]:
-        self._record(name)
+        self._fetch(name)
         found = self.adapters.storage(name)
         if (tokens := self._tokens_of(name)) is not None:
             found |= {f"tokens.{key}": p.detach() for key, p in tokens.named_parameters()}

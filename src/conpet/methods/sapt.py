@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from conpet.adapters.head import joined
 from conpet.adapters.seeding import generator_for
 from conpet.errors import ConfigError
 from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State, Step
@@ -26,7 +27,6 @@ from conpet.methods.reflection import (
 )
 from conpet.methods.samples import GivenSamples
 from conpet.methods.tune import Tune
-from conpet.objectives.classify import side_by_side
 from conpet.replay.dynamic import NoReplay
 from conpet.replay.pseudo import about, wanted
 from conpet.routing.attention import (
@@ -266,11 +266,9 @@ class SAPT(Method):
 
 def class_logits(state: State, batch: Batch, routing: Routing) -> Tensor:
     """(B, C) the heads of all tasks side by side, on the mixed features."""
-    output = state.forward(batch, routing)
-    logits = [state.pool.head(task.name)(output.features) for task in state.history]
-    first = [task.first_column for task in state.history]
-    shape = (len(batch), state.n_classes)
-    return side_by_side(logits, [output.example] * len(logits), first, shape)
+    features = state.forward(batch, routing).features
+    heads = [state.pool.head(task.name) for task in state.history]
+    return joined(heads, features)
 
 
 @plain_dataclass(frozen=True, kw_only=True)

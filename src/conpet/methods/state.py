@@ -75,6 +75,10 @@ class Output:
     column: Tensor
 
 
+Block = tuple[str, Tensor, Tensor]
+"""An adapter, the examples (P,) that it answers, and the logits (P, C) of its head."""
+
+
 @dataclass
 class State:
     """Everything that has been learned, and what learning needs. Saved whole.
@@ -337,7 +341,7 @@ class State:
             head = self.pool.head(routing.names[0])
             return side_by_side([head(output.features)], [output.example], [0], shape)
         live = [name for name in routing.names if self.pool.is_live(name)]
-        blocks: list[tuple[str, Tensor, Tensor]] = []  # adapter, examples, logits
+        blocks: list[Block] = []
         if live:
             blocks += self._answers(batch, _only(routing, live))
         frozen = _only(routing, [name for name in routing.names if name not in live])
@@ -350,27 +354,32 @@ class State:
             shape,
         )
 
-    def _answers(self, batch: Batch, routing: Routing) -> list[tuple[str, Tensor, Tensor]]:
+    def _answers(self, batch: Batch, routing: Routing) -> list[Block]:
+        """Logits of each routed adapter's head, by the adapter."""
         output = self.forward(batch, routing)
-        blocks = []
-        for column in output.column.unique().tolist():
-            mine = output.column == column
-            name = routing.names[column]
-            blocks.append((name, output.example[mine], self.pool.head(name)(output.features[mine])))
-        return blocks
+        order = output.column.argsort(stable=True)
+        columns, sizes = output.column[order].unique_consecutive(return_counts=True)
+        features = output.features[order].split(sizes.tolist())
+        examples = output.example[order].split(sizes.tolist())
+        names = [routing.names[column] for column in columns.tolist()]
+        return [
+            (name, example, self.pool.head(name)(own))
+            for name, example, own in zip(names, examples, features, strict=True)
+        ]
 
     @torch.no_grad()
-    def _frozen_answers(self, batch: Batch, routing: Routing) -> list[tuple[str, Tensor, Tensor]]:
+    def _frozen_answers(self, batch: Batch, routing: Routing) -> list[Block]:
         """Logits of frozen adapters: known pairs from the cache, the rest as one batch."""
+        if not bool((batch.rows >= 0).any()):  # inputs that no cache knows
+            return self._answers(batch, routing)
         todo = torch.zeros_like(routing.weights)
         blocks = []
         rows = batch.rows.cpu().numpy()
         for column in routing.weights.any(dim=0).nonzero()[:, 0].tolist():
             name = routing.names[column]
             example = routing.weights[:, column].nonzero()[:, 0]
-            n_classes = self.pool.head(name).weight.shape[0]
             values, known = self.logits.get(
-                self.cache_key(name), rows[example.cpu().numpy()], n_classes
+                self.cache_key(name), rows[example.cpu().numpy()], self.pool.n_classes(name)
             )
             hit = torch.from_numpy(known).to(self.device)
             todo[example[~hit], column] = 1.0

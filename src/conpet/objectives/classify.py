@@ -60,10 +60,14 @@ def side_by_side(
         (B, C) fp32; ``NULL_LOGIT`` where no adapter answered.
     """
     out = logits[0].new_full(shape, NULL_LOGIT, dtype=torch.float32)
-    for values, rows, first in zip(logits, example, first_column, strict=True):
-        columns = torch.arange(first, first + values.shape[1], device=out.device)
-        out = out.index_put((rows[:, None], columns[None, :]), values.float())
-    return out
+    sizes = [values.shape[1] for values in logits]
+    where = [
+        rows[:, None] * shape[1] + torch.arange(first, first + n, device=out.device)
+        for rows, first, n in zip(example, first_column, sizes, strict=True)
+    ]
+    values = torch.cat([values.float().flatten() for values in logits])
+    places = torch.cat([place.flatten() for place in where])
+    return out.flatten().index_put((places,), values).view(shape)
 
 
 def cross_entropy(logits: Tensor, label: Tensor, divisor: int) -> Tensor:

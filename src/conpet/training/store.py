@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conpet.adapters.io import load_adapter, save_adapter
+from conpet.adapters.io import expect_adapter, load_adapter, save_adapter
 from conpet.errors import CheckpointError
 from conpet.methods.base import State
 from conpet.replay.pseudo import PseudoSamples
@@ -60,9 +60,13 @@ class RunStore:
     def restore(self, state: State) -> None:
         """Load the committed adapters, learner and replay into a fresh state."""
         for name, where in self.record["adapters"].items():
-            load_adapter(state.pool, name, self.folder.path / where["folder"], role=where["role"])
-            state.pool.freeze(name)
-            state.pool.mark_saved(name)
+            folder = self.folder.path / where["folder"]
+            if "fingerprint" not in where:  # written by an earlier version
+                load_adapter(state.pool, name, folder, role=where["role"])
+                state.pool.mark_saved(name)
+                continue
+            facts = {key: where[key] for key in ("role", "n_classes", "fingerprint")}
+            expect_adapter(state.pool, name, folder, **facts)
         if self.record.get("learner"):
             tensors, _ = read_tensors(self.folder.path / self.record["learner"])
             _load_learner(state, tensors)
@@ -83,7 +87,12 @@ class RunStore:
             where = f"{FOLDER_OF_ROLE.get(role, 'adapters')}/{number}-{name.removeprefix('@')}"
             labels = _labels_of(state, name)
             save_adapter(state.pool, name, self.folder.path / where, labels=labels)
-            adapters[name] = {"folder": where, "role": role}
+            adapters[name] = {
+                "folder": where,
+                "role": role,
+                "n_classes": state.pool.n_classes(name),
+                "fingerprint": state.pool.fingerprint(name),
+            }
         pseudo = dict(self.record.get("pseudo", {}))
         for name in state.pseudo.keys() - pseudo.keys():
             pseudo[name] = f"pseudo/{number}-{name}.json"

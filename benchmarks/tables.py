@@ -11,9 +11,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from published import NONE
+from published import STREAMS as PUBLISHED
+
+from conpet.studies.comparison import ranked
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -138,6 +144,31 @@ def sapt_top_k() -> str:
     return "\n".join(lines)
 
 
+def comparison(stream: str) -> str:
+    """Each method on a stream: our figure, the published one with its setting, the gap, why."""
+    path = STUDIES / "comparison" / stream / "study.json"
+    if not path.exists():
+        return f"Nothing is measured yet: `conpet study comparison --stream {stream} --size full`."
+    rows = json.loads(path.read_text())["rows"]
+    known, reason = PUBLISHED[stream]
+    heads = ("method", "runs", "average score", "F.Ra", "published", "source and setting", "gap")
+    lines = [f"| {' | '.join(heads)} | reason |", "|---" * (len(heads) + 1) + "|"]
+    refused = [row["arm"] for row in rows if "run" not in row]
+    for arm in dict.fromkeys([*ranked(rows), *refused]):
+        here = [row for row in rows if row["arm"] == arm and "run" in row]
+        ours = [row["average_accuracy"] for row in here]
+        words = [arm, str(len(here)), _spread(ours)]
+        words.append(_spread([r["forgetting"] for r in here if r["forgetting"] is not None]))
+        if (one := known.get(arm)) is None:
+            words += [NONE, "–", "–", "not comparable"]
+        else:
+            words += [str(one), f"{one.source}: {one.setting}", _gap(ours, [one.score]), reason]
+        if not here:
+            words[-1] = next(r["reason"] for r in rows if r["arm"] == arm).replace("|", "/")
+        lines.append(f"| {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
 def _values(rows: list[dict[str, str]], stream: str, method: str, name: str) -> list[float]:
     return [
         float(row[name])
@@ -166,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "text-stream": text_stream,
     "sapt": sapt,
     "sapt-top-k": sapt_top_k,
+    **{f"comparison-{stream}": partial(comparison, stream) for stream in PUBLISHED},
 }
 
 

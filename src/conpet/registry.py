@@ -115,6 +115,10 @@ METHODS = Registry(
             "conpet.methods.sapt:SAPT",
             "adapters mixed and selected by one shared attention, pseudo-samples (SAPT)",
         ),
+        "o-lora": Entry(
+            "conpet.methods.o_lora:OLoRA",
+            "a LoRA a task, all of them added, the new one orthogonal to the old (O-LoRA)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",

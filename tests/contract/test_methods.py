@@ -19,9 +19,10 @@ CASES = [
     if adapter not in ("full", "prompt") or backbone == "tiny-bert"
 ]
 CASES += [
-    Case(method, adapter, backbone, "instruction")
+    Case(method, adapter if adapter in kinds else kinds[0], backbone, "instruction")
     for method in METHODS
     if "text" in METHODS.load(method).answers
+    for kinds in [METHODS.load(method).adapter_kinds]
     for adapter, backbone in (("lora", "tiny-t5"), ("bottleneck", "tiny-llama"))
 ]
 RESHAPED = ("adapter__bottleneck", 6)  # soft prompts that are re-parameterised while they train
@@ -57,6 +58,7 @@ CASES += [
     Case("crl", options=(("replay__kind", "full"), ("method__pool_rows", 3))),
     Case("ewc", options=(("method__fisher", "expected"), ("method__fisher_examples", 5))),
     Case("seq-star", options=(("method__logits", "linear"), ("method__columns", "seen"))),
+    Case("o-lora", options=(("method__norm", 0.1), ("train__accumulate", 2))),
     Case("latent-replay", options=(("method__features", "backbone"),)),
     Case(
         "conpet-dynamic",

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from conpet.config import RunConfig, describe_fields, describe_keys, diff, load_config, parse_config
+from conpet.config import (
+    RunConfig,
+    at_task,
+    describe_fields,
+    describe_keys,
+    diff,
+    load_config,
+    parse_config,
+)
 from conpet.config.profiles import PROFILES, profile_values
 from conpet.config.schema import flatten
 from conpet.errors import ConfigError
@@ -396,6 +404,54 @@ def test_a_profile_of_sapt_with_other_parts() -> None:
         load_config(None, stream="fewrel", profile=profile)
     with pytest.raises(ConfigError, match="Did you mean 'sapt-original-t5-long'"):
         load_config(None, profile="sapt-original-t5-lon")
+
+
+def test_the_profiles_of_o_lora() -> None:
+    """By the tasks of the stream's own order: 0.5 up to sst2 and 5 from dbpedia on."""
+    t5 = load_config(None, profile="o-lora-original-t5-long")
+    assert (t5.method.name, t5.stream.name) == ("o-lora", "long-sequence")
+    assert (t5.adapter.rank, t5.adapter.alpha, t5.adapter.dropout) == (8, 32, 0.1)
+    assert (t5.train.epochs, t5.train.lr, t5.train.batch_size * t5.train.accumulate) == (
+        1,
+        1e-3,
+        64,
+    )
+    names = next(iter(STREAMS.load("long-sequence").orders.values()))
+    options = t5.method.options
+    by_task = {
+        name: (
+            at_task(options["orthogonality_from"], place, options["orthogonality"]),
+            at_task(options["norm_from"], place, options["norm"]),
+        )
+        for place, name in enumerate(names, start=1)
+    }
+    assert {name for name, (first, _) in by_task.items() if first == 0.5} == set(names[:9])
+    assert names[8] == "sst2" and by_task["dbpedia"] == (5.0, 0.0)
+    assert {n: norm for n, (_, norm) in by_task.items() if norm} == {
+        **dict.fromkeys(("copa", "qqp", "sst2", "yahoo", "boolq"), 0.1),
+        **dict.fromkeys(("rte", "wic"), 0.3),
+    }
+    llama = load_config(None, profile="o-lora-original-llama-long")
+    assert [llama.train.lr_at(task) for task in (1, 2, 15)] == [1e-3, 1e-4, 1e-4]
+    assert llama.method.options["orthogonality"] == 0.5
+    other = load_config(None, profile="o-lora-original-t5-long", method="sequential")
+    assert other.method.options == {} and other.train.lr == 1e-3
+
+
+def test_an_option_by_task_is_one_value() -> None:
+    """It survives YAML, where numbers are keys, and differences name it as a whole."""
+    config = load_config(
+        None, ["method.orthogonality_from={3: 5.0}"], stream="banking77", method="o-lora"
+    )
+    assert config.method.options["orthogonality_from"] == {3: 5.0}
+    assert parse_config(config.to_yaml()) == config
+    again = load_config(None, stream="banking77", method="o-lora")
+    assert diff(again, config) == ["method.orthogonality_from: {} is now {'3': 5.0}"]
+    for wrong in ("{0: 5.0}", "{3: -1.0}"):
+        with pytest.raises(ConfigError, match="orthogonality_from"):
+            load_config(
+                None, [f"method.orthogonality_from={wrong}"], stream="banking77", method="o-lora"
+            )
 
 
 def test_one_order_of_a_stream() -> None:

@@ -13,7 +13,7 @@ Shapes: B batch, S positions, n adapters in a plan, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from conpet.adapters.plan import Part, Plan, make_plan
+from conpet.adapters.plan import Part, Plan, make_plan, side_by_side
 from conpet.adapters.site import Site
 from conpet.errors import ConfigError, RoutingError
 from conpet.types import Routing
@@ -112,6 +112,16 @@ class LowRank(nn.Module):
         for path, site in zip(self.paths, self._sites(), strict=True):
             found[f"{path}.A"], found[f"{path}.B"] = site.storage(self._slots[name])
         return found
+
+    def stacked(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """``path.A`` -> A of frozen adapters behind one another, (n * r, d_in); where they lie side
+        by side, as they lie."""
+        slots = sorted(self._slots[name] for name in names)
+        at = side_by_side(slots, self._projections[0].weight.device)
+        return {
+            f"{path}.A": site.frozen(at)[0]
+            for path, site in zip(self.paths, self._sites(), strict=True)
+        }
 
     def expected_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}

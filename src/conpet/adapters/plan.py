@@ -96,7 +96,7 @@ def make_plan(
             at: slice | Tensor = torch.tensor(places)[row].to(device)
             chosen, factor = chosen.gather(1, row), factor.gather(1, row.to(device))
         else:
-            at = _side_by_side(places, device)
+            at = side_by_side(places, device)
         if not factor.requires_grad and bool((chosen == 1).all()):
             return Part(at)
         return Part(at, factor.repeat_interleave(rank, dim=1).unsqueeze(1))
@@ -112,7 +112,7 @@ def make_plan(
     )
 
 
-def _side_by_side(places: Sequence[int], device: torch.device) -> slice | Tensor:
+def side_by_side(places: Sequence[int], device: torch.device) -> slice | Tensor:
     """Ascending places without a gap are a slice."""
     if places[-1] - places[0] + 1 == len(places):
         return slice(places[0], places[-1] + 1)

@@ -15,6 +15,7 @@ from conpet.adapters.bottleneck import bottleneck as bottleneck_adapters
 from conpet.adapters.full import Full
 from conpet.adapters.head import Head
 from conpet.adapters.lora import lora
+from conpet.adapters.lowrank import LowRank
 from conpet.adapters.prompt import Prompt
 from conpet.adapters.seeding import generator_for
 from conpet.adapters.tokens import AddedTokens
@@ -259,6 +260,19 @@ class Pool(nn.Module):
             key: tensor.clone(memory_format=torch.contiguous_format)
             for key, tensor in self._storage(name).items()
         }
+
+    def stacked(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The down-projections of frozen LoRA or bottleneck adapters, stacked along the rank:
+        ``path.A`` -> (n * r, d). Raises ConfigError for other kinds, unknown and live adapters."""
+        if not isinstance(self.adapters, LowRank):
+            raise ConfigError(
+                f"adapters of kind '{self.settings()['kind']}' have no down-projections to stack; "
+                "allowed: lora, bottleneck"
+            )
+        for name in names:
+            if self._record(name).live:
+                raise ConfigError(f"adapter '{name}' is in training; freeze it to stack it")
+        return self.adapters.stacked(names)
 
     def load_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Overwrite the weights of an adapter, live or frozen, with what ``tensors`` returned.

@@ -35,6 +35,13 @@ def verb(
         str | None,
         typer.Option(help="Instead of the study's own.", show_default=False),
     ] = None,
+    orders: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the stream (comparison): names of its card, or numbers to draw it by.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a question by a grid of runs: data, a plot and ten lines of text in a folder.
@@ -47,6 +54,7 @@ def verb(
       conpet study replay
       conpet study interference --size tiny --out trial/interference
       conpet study scalability --size full --jobs 2 --threads 1
+      conpet study comparison --stream clinc150-mixed --size full --seeds 1,2,3 --jobs 2
     """
     if name is None:
         _list(as_json)
@@ -63,9 +71,11 @@ def verb(
             stream=stream,
             data=data,
             threads=threads if threads or jobs == 1 else _share(jobs),
+            orders=() if orders is None else orders.replace(",", " ").split(),
         )
         given = {"size": size, "out": out and plan.folder, "jobs": jobs, "threads": threads}
         given |= {"seeds": seeds, "data": data and plan.data, "stream": stream and plan.stream}
+        given |= {"orders": orders}
         done = conduct(study, plan, command=_typed(name, given), at_once=jobs, tell=_tell)
     for failure in done.failures:
         _tell(str(failure))

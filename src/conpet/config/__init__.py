@@ -11,6 +11,7 @@ from conpet.config.schema import (
     RunConfig,
     StreamConfig,
     TrainConfig,
+    at_task,
     diff,
 )
 from conpet.config.source import read_yaml
@@ -25,6 +26,7 @@ __all__ = [
     "RunConfig",
     "StreamConfig",
     "TrainConfig",
+    "at_task",
     "describe_fields",
     "describe_keys",
     "diff",

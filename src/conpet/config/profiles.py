@@ -16,6 +16,11 @@ attention come from train (theirs: from dev, hence from the test), never from te
 another method the values of SAPT itself are left out, and those of training stay. What else differs
 is listed in docs/text.md; of it one value could not be written down: the authors cap the steps of
 six long-sequence tasks on LLaMA, and ``train.max_steps`` is for all tasks alike.
+
+``o-lora-original-t5-long`` and ``o-lora-original-llama-long``: arXiv 2310.14152 and its code. The
+weights by task are those of the stream's own order. Of T5 one value could not be written down: mnli
+has two epochs there. Of LLaMA learning rates, batches and the weight 0.5 are known; all else is
+that of T5. A step of T5 has 8 examples on each of 8 processors there, 8 batches of 8 on one here.
 """
 
 from __future__ import annotations
@@ -76,14 +81,35 @@ class _Text:
     reflection: float
 
 
+@dataclass(frozen=True)
+class _OLora:
+    """A run of O-LoRA on the long sequence; ``lr_from``, ``orthogonality_from`` and ``norm_from``
+    by task, from 1."""
+
+    backbone: str
+    batch_size: int
+    lr_from: dict[int, float]
+    orthogonality_from: dict[int, float]
+    norm_from: dict[int, float]
+
+
 _T5, _LLAMA = "google-t5/t5-large", "meta-llama/Llama-2-7b-hf"
+LONG = "long-sequence"
 _SAPT = {
     "sapt-original-t5-superni": _Text(_T5, "superni", 100, 3e-4, 4, 8, 512, 2.0),
-    "sapt-original-t5-long": _Text(_T5, "long-sequence", 10, 3e-4, 8, 16, 512, 0.2),
+    "sapt-original-t5-long": _Text(_T5, LONG, 10, 3e-4, 8, 16, 512, 0.2),
     "sapt-original-llama-superni": _Text(_LLAMA, "superni", 50, 5e-5, 4, 8, 1024, 1.0),
-    "sapt-original-llama-long": _Text(_LLAMA, "long-sequence", 20, 5e-5, 4, 8, 1024, 2.0),
+    "sapt-original-llama-long": _Text(_LLAMA, LONG, 20, 5e-5, 4, 8, 1024, 2.0),
 }
-PROFILES = (CONPET, *(f"{CONPET}/{column}" for column in COLUMNS), *_SAPT)
+_NORMS = {5: 0.1, 7: 0.3, 8: 0.0, 9: 0.1, 10: 0.0, 12: 0.1, 13: 0.0, 14: 0.1, 15: 0.3}
+"""0.1 for copa, qqp, sst2, yahoo and boolq, 0.3 for rte and wic."""
+_OLORA = {
+    "o-lora-original-t5-long": _OLora(_T5, 8, {}, {10: 5.0}, _NORMS),  # 10: dbpedia
+    "o-lora-original-llama-long": _OLora(_LLAMA, 1, {2: 1e-4}, {}, {}),
+}
+_STREAM = {**{name: row.stream for name, row in _SAPT.items()}, **dict.fromkeys(_OLORA, LONG)}
+"""The one stream that a profile of a whole run is for."""
+PROFILES = (CONPET, *(f"{CONPET}/{column}" for column in COLUMNS), *_STREAM)
 
 
 def profile_values(
@@ -100,7 +126,7 @@ def profile_values(
             f"unknown profile '{profile}'.{did_you_mean(profile, PROFILES)} "
             f"Allowed: {', '.join(PROFILES)}"
         )
-    allowed = (_SAPT[profile].stream,) if profile in _SAPT else tuple(_CONPET)
+    allowed = (_STREAM[profile],) if profile in _STREAM else tuple(_CONPET)
     name = None if stream is None else Path(stream).stem
     if name is not None and name not in allowed:
         raise ConfigError(
@@ -109,6 +135,8 @@ def profile_values(
         )
     if profile in _SAPT:
         return _text_values(_SAPT[profile], method)
+    if profile in _OLORA:
+        return _o_lora_values(_OLORA[profile], method)
     if name is None:
         return {}  # the validation says what is missing
     column = profile.partition("/")[2] or _column(backbone)
@@ -158,6 +186,35 @@ def _sapt_values(row: _Text) -> dict[str, Any]:
         "generator_tokens": 512,
         "generator_top_k": 20,
         "generator_penalty": 2.5,
+    }
+
+
+def _o_lora_values(row: _OLora, method: str | None) -> dict[str, Any]:
+    own = {
+        "name": "o-lora",
+        "orthogonality": 0.5,
+        "orthogonality_from": row.orthogonality_from,
+        "norm": 0.0,
+        "norm_from": row.norm_from,
+    }
+    return {
+        "stream": {"name": LONG},
+        "backbone": {"name": row.backbone, "dtype": "bf16"},
+        "method": own if method in (None, "o-lora") else {},
+        "adapter": {"kind": "lora", "rank": 8, "alpha": 32.0, "dropout": 0.1},
+        "generation": {"max_prompt_length": 512, "max_new_tokens": 50},
+        "train": {
+            "epochs": 1,
+            "batch_size": row.batch_size,
+            "accumulate": 8,
+            "lr": 1e-3,
+            "lr_from": row.lr_from,
+            "schedule": "constant",
+            "weight_decay": 0.0,
+            "select": "last",
+        },
+        "precision": "bf16",
+        "seed": 42,
     }
 
 

@@ -28,6 +28,11 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
+def at_task(values: Mapping[int, float], task: int, default: float) -> float:
+    """The value for the ``task``-th task, counted from 1, where each holds from a task on."""
+    return next((values[k] for k in sorted(values, reverse=True) if k <= task), default)
+
+
 class Section(BaseModel):
     """A group of keys. Strict: ``true`` is not a number, and ``"3"`` is not 3."""
 
@@ -221,9 +226,7 @@ class TrainConfig(Section):
 
     def lr_at(self, task: int) -> float:
         """Learning rate for the ``task``-th task, counted from 1."""
-        return next(
-            (self.lr_from[k] for k in sorted(self.lr_from, reverse=True) if k <= task), self.lr
-        )
+        return at_task(self.lr_from, task, self.lr)
 
 
 class GenerationConfig(Section):
@@ -438,7 +441,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections -> dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in MAPPINGS:
+        section = isinstance(value, Mapping) and value and prefix != "method."
+        if section and f"{prefix}{key}" not in MAPPINGS:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
@@ -446,7 +450,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 MAPPINGS = ("stream.fields", "train.lr_from")
-"""Keys whose value is a mapping of its own, not a section."""
+"""Keys whose value is a mapping of its own, not a section; so are options of a method."""
 
 
 def diff(a: RunConfig, b: RunConfig) -> list[str]:

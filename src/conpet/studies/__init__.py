@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STUDIES = {
     "claim": "what Static ConPET promises, in both readings",
+    "comparison": "every method on one stream beside its bounds: the table (--stream)",
     "full-tuning": "full tuning against an adapter, with and without replay",
     "scalability": "one adapter against one a task, at 5 to 40 tasks",
     "replay": "the whole history sampled against a small memory, at equal steps",

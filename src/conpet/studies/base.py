@@ -26,6 +26,11 @@ def name_of(labels: Labels) -> str:
     return "-".join(str(value) for value in labels.values())
 
 
+def name_of_stream(stream: str) -> str:
+    """A registered name as it is, of a path the name of the file without its ending."""
+    return Path(stream).stem
+
+
 def relative(path: Path | str) -> Path:
     """A path as seen from the working folder: what is written down names no place of a machine."""
     return Path(os.path.relpath(path) if Path(path).is_absolute() else path)
@@ -76,6 +81,8 @@ class Plan:
         stream: the study's own at this size, unless another one was ``chosen``.
         data: folder with the files of named streams; None: where ``conpet run`` looks for them.
         threads: processor threads of each process; None is torch's choice.
+        orders: of the stream, by the names of its card, or numbers that draw it anew; none: its
+            own.
     """
 
     folder: Path
@@ -85,6 +92,7 @@ class Plan:
     chosen: bool = False
     data: Path | None = None
     threads: int | None = None
+    orders: tuple[str, ...] = ()
 
     def cell(self, method: str, labels: Labels, *settings: str, stream: Sequence[str] = ()) -> Cell:
         """A run at this size; ``stream`` are words that stand in for ``stream=NAME``."""
@@ -116,6 +124,11 @@ class Study:
         measure: columns of a run's row beyond those of every study.
         probes: measurements after the runs.
         prepare: writes files that the runs read.
+        by_stream: whether each stream has a table, and so a folder, of its own; it may then be run
+            in several orders.
+        beside: other studies, whose runs and rows are taken where the words are the same.
+        empty: a row with its labels and a ``reason`` for what cannot be run.
+        table: Markdown that stands under the sentences; rows with a ``reason`` have no figures.
     """
 
     name: str
@@ -128,6 +141,10 @@ class Study:
     measure: Callable[[RunRecord], Row] = _nothing
     probes: Callable[[Plan], Sequence[Probe]] = _none
     prepare: Callable[[Plan], object] = _none
+    by_stream: bool = False
+    beside: tuple[str, ...] = ()
+    empty: Callable[[Plan], Sequence[Row]] = _none
+    table: Callable[[Rows], str] | None = None
 
     def plan(
         self,
@@ -138,11 +155,13 @@ class Study:
         stream: str | None = None,
         data: Path | str | None = None,
         threads: int | None = None,
+        orders: Sequence[str] = (),
     ) -> Plan:
         """The plan of this study; None stands for the size's own.
 
         Raises:
-            ConfigError: a size that does not exist, or seeds that repeat.
+            ConfigError: a size that does not exist, seeds or orders that repeat, or orders where
+                the study runs one.
         """
         if size not in SIZES:
             raise ConfigError(
@@ -150,12 +169,21 @@ class Study:
             )
         if seeds is not None and (not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0):
             raise ConfigError(f"seeds are {list(seeds)}; give each once, from 0: --seeds 1,2,3")
+        if orders and not self.by_stream:
+            raise ConfigError(f"study {self.name} runs one order of a stream; leave out --orders")
+        if len(set(orders)) < len(orders):
+            raise ConfigError(f"orders are {', '.join(orders)}; give each once")
+        chosen = str(relative(stream)) if stream else self.streams.get(size, self.streams[""])
+        own = Path("studies") / self.name
         return Plan(
-            folder=relative(out) if out is not None else Path("studies") / self.name,
+            folder=relative(out)
+            if out is not None
+            else (own / name_of_stream(chosen) if self.by_stream else own),
             size=SIZES[size],
             seeds=SIZES[size].seeds if seeds is None else tuple(seeds),
-            stream=str(relative(stream)) if stream else self.streams.get(size, self.streams[""]),
+            stream=chosen,
             chosen=bool(stream),
             data=None if data is None else relative(data),
             threads=threads,
+            orders=tuple(orders),
         )

@@ -11,9 +11,10 @@ from typing import Any
 from conpet.errors import ConpetError
 from conpet.evaluation.collect import collect
 from conpet.runtime import RunFolder, environment, read_json, write_bytes_atomic, write_json_atomic
+from conpet.studies import load_study
 from conpet.studies.base import Cell, Plan, Probe, Row, Study
 from conpet.studies.rows import rounded, row_of, table
-from conpet.studies.runner import Failure, Job, Tell, run_job, run_jobs
+from conpet.studies.runner import Failure, Job, Tell, run_finished, run_job, run_jobs
 from conpet.studies.say import seeds_line
 
 FILES = ("study.json", "data.csv", "plot.svg", "text.md")
@@ -45,7 +46,8 @@ def conduct(
     """Run what is not finished, and write ``FILES`` into the folder of the plan.
 
     Finished is a cell whose run is, or, without a run folder, one whose row stands in the
-    ``study.json`` of the folder with the same words.
+    ``study.json`` of the folder with the same words, or whose words a finished run or a row of a
+    study ``beside`` it has.
 
     Args:
         command: what was typed, for ``study.json``.
@@ -62,6 +64,10 @@ def conduct(
     kept = _kept(cells, plan)
     if kept:
         tell(f"{len(kept)} rows of {FILES[0]} are kept")
+    taken = _taken(study, plan, [cell for cell in cells if cell.name not in kept])
+    if taken:
+        tell(f"{len(taken)} rows are those of study {', '.join(study.beside)}")
+    kept |= taken
     jobs = [cell_job(cell, plan) for cell in cells if cell.name not in kept]
     failures = run_jobs(jobs, at_once=at_once, tell=tell)
     broken = {failure.name for failure in failures}
@@ -76,6 +82,8 @@ def conduct(
     failures += damaged
     if not rows:
         return Conducted(None, "", tuple(failures))
+    if study.table is not None:
+        rows += [*study.empty(plan), *_failed(cells, failures)]
     return _write(study, plan, rows, failures, command)
 
 
@@ -119,6 +127,58 @@ def _kept(cells: Sequence[Cell], plan: Plan) -> dict[str, Row]:
     same = [c.name for c in cells if document["runs"].get(c.name) == _command(c)]
     gone = (name for name in same if not plan.run_folder(name).exists())
     return {name: rows[name] for name in gone if name in rows}
+
+
+def _taken(study: Study, plan: Plan, cells: Sequence[Cell]) -> dict[str, Row]:
+    """Rows of other studies' runs with the same words; one that has a run folder here is its own.
+
+    They say where they are from: a column ``origin``.
+    """
+    found: dict[str, Row] = {}
+    missing = [cell for cell in cells if not plan.run_folder(cell.name).exists()]
+    for name in study.beside:
+        other = load_study(name)
+        there = other.plan(plan.size.name, seeds=plan.seeds, data=plan.data, threads=plan.threads)
+        twins = {cell.words: cell for cell in other.grid(there)}
+        rows = _rows_by_command(there.folder / FILES[0])
+        for cell in missing:
+            row = _row_there(study, cell, there, twins.get(cell.words)) or rows.get(_command(cell))
+            if row is not None and cell.name not in found:
+                found[cell.name] = {**row, "run": cell.name, **cell.labels, "origin": name}
+    return found
+
+
+def _row_there(study: Study, cell: Cell, plan: Plan, twin: Cell | None) -> Row | None:
+    """The row of a cell by the finished run of another study's cell; None where there is none."""
+    if twin is None:
+        return None
+    folder = plan.run_folder(twin.name)
+    try:
+        if not run_finished(folder, cell.words):
+            return None
+        record = collect(folder)
+    except (ConpetError, OSError):
+        return None
+    return row_of(cell, record) | rounded(study.measure(record))
+
+
+def _rows_by_command(path: Path) -> dict[str, Row]:
+    """The rows of a ``study.json`` by the commands of their runs; none where it is not there."""
+    if not path.exists():
+        return {}
+    document = read_json(path)
+    rows = {row["run"]: row for row in document["rows"] if "run" in row}
+    return {command: rows[name] for name, command in document["runs"].items() if name in rows}
+
+
+def _failed(cells: Sequence[Cell], failures: Sequence[Failure]) -> list[Row]:
+    """A row without figures for each cell whose run failed, with the reason."""
+    labels = {cell.name: cell.labels for cell in cells}
+    return [
+        {**labels[one.name], "reason": f"the run failed: {one.message}"}
+        for one in failures
+        if one.name in labels
+    ]
 
 
 def _command(cell: Cell) -> str:
@@ -198,4 +258,5 @@ def _text(study: Study, document: dict[str, Any], rows: Sequence[Row]) -> str:
     ]
     if failed:
         lines.append(f"Not measured, as the run failed or was stopped: {', '.join(failed)}.")
-    return "\n".join([f"# {study.title}", "", *(f"- {line}" for line in lines)]) + "\n"
+    below = ["", study.table(rows)] if study.table is not None else []
+    return "\n".join([f"# {study.title}", "", *(f"- {line}" for line in lines), *below]) + "\n"

@@ -61,10 +61,10 @@ def series(values: Sequence[Sequence[float]], label: str, first: int = 1) -> Lin
 
 
 @styled
-def panels(drawn: Sequence[Panel]) -> Figure:
-    """Panels side by side, each label with one hue in all of them."""
+def panels(drawn: Sequence[Panel], height: float = 3.5) -> Figure:
+    """Panels side by side, each label with one hue in all of them; ``height`` in inches."""
     labels = list(dict.fromkeys(one.label for panel in drawn for one in panel.lines))
-    figure = Figure(figsize=(3.5 * len(drawn), 3.5), layout="constrained")
+    figure = Figure(figsize=(3.5 * len(drawn), height), layout="constrained")
     axes = figure.subplots(1, len(drawn), squeeze=False).ravel().tolist()
     for axis, panel in zip(axes, drawn, strict=True):
         axis.set_title(panel.title)

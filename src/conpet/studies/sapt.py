@@ -16,7 +16,8 @@ import numpy as np
 from conpet.evaluation.collect import RunRecord
 from conpet.evaluation.continual import backward_transfer
 from conpet.studies.base import Cell, Labels, Plan, Probe, Row, Rows, Study
-from conpet.studies.made_up import TINY, made_up, prepare
+from conpet.studies.instructions import ARMS, SELECTING, instruction_cell
+from conpet.studies.made_up import prepare
 from conpet.studies.rows import raw_state
 from conpet.studies.say import distinct, gap, numbers, pick, say
 from conpet.studies.sizes import DYNAMIC
@@ -24,33 +25,8 @@ from conpet.studies.sizes import DYNAMIC
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TASKS = ("amazon", "mnli", "qqp", "imdb", "sst2", "dbpedia", "agnews", "yahoo")
-"""Of the stream long-sequence, in its first order."""
 TEXT, CLASSES = "instructions", "classes"
 
-STEPS = 150
-SELECTING = "method.selection=1"
-REAL = "method.pseudo=real"
-ARMS: dict[str, tuple[str, ...]] = {
-    "sequential": ("sequential",),
-    "replay": ("replay", "replay.share=0.02", "replay.valid_share=0"),
-    "sapt": ("sapt", SELECTING),
-    "per-task": ("per-task",),
-    "real-samples": ("sapt", SELECTING, REAL),
-    "no-reflection": ("sapt", SELECTING, REAL, "method.reflection=0"),
-    "selection-only": ("sapt", "method.attend=selection", REAL),
-    "conpet-dynamic": ("conpet-dynamic",),
-    "joint": ("joint", f"method.steps={STEPS * len(TASKS)}"),
-    "conpet-static": ("conpet-static", "method.base=replay"),
-    "paper-slow-attention": ("sapt", "method.attention_lr=5e-4", REAL),
-    "paper": ("sapt", REAL),
-    "sapt-prompt": ("sapt-prompt", SELECTING, REAL, "train.lr=5e-2", "method.attention_lr=5e-3"),
-    "per-task-prompt": ("per-task", "adapter.kind=prompt", "train.lr=5e-2"),
-}
-"""What is compared on instruction tasks: its name, then the method and its words. In ``sapt`` the
-attention is pulled to the new key as well; ``paper`` has the two losses of the paper alone, and the
-attention its learning rate; ``paper-slow-attention`` gives the attention a tenth of that. Only
-``sapt`` generates its pseudo-samples; the others of its kind are held against ``real-samples``."""
 CLAIM = ("sequential", "replay", "sapt", "per-task")
 BESIDE = (
     *("real-samples", "no-reflection", "selection-only"),
@@ -67,33 +43,6 @@ OF_CLASSES: dict[str, tuple[str, ...]] = {
 }
 """The same on classes, where real texts stand for old inputs."""
 
-WORDS = (
-    "backbone=nano",
-    "stream.preset=none",
-    "stream.train_per_class=null",
-    "stream.valid_per_class=60",
-    "stream.test_per_class=100",
-    "adapter.rank=8",
-    "train.batch_size=8",
-    "train.epochs=4",
-    f"train.max_steps={STEPS}",
-    "train.lr=5e-3",
-    "train.schedule=linear",
-    "replay.batch_limit=47",
-    "replay.new_to_old=1.0",
-    "generation.max_prompt_length=64",
-)
-"""Of instruction tasks; four epochs of dynamic replay are 148 steps."""
-GENERATOR = (
-    "method.generator_steps=150",
-    "method.generator_batch_size=8",
-    "method.generator_tokens=48",
-)
-TINY_GENERATOR = (
-    "method.generator_steps=2",
-    "method.generator_tokens=8",
-    "method.generator_shortest=1",
-)
 CLASS_STREAM = "banking77"
 TOP_K = "1,2,4,all"
 
@@ -109,15 +58,8 @@ def grid(plan: Plan) -> list[Cell]:
 
 
 def _text_cell(plan: Plan, arm: str, seed: int) -> Cell:
-    tiny = plan.size.name == "tiny"
-    method, *words = ARMS[arm]
-    source = [f"stream={made_up(plan) if tiny else plan.stream}"]
-    if not tiny and not plan.chosen:
-        source.append(f"stream.only=[{','.join(TASKS)}]")
-    writes = method.startswith("sapt") and REAL not in words
-    generator = (TINY_GENERATOR if tiny else GENERATOR) if writes else ()
     labels: Labels = {"stream": TEXT, "arm": arm, "seed": seed}
-    return plan.cell(method, labels, *(TINY if tiny else WORDS), *generator, *words, stream=source)
+    return instruction_cell(plan, labels, ARMS[arm])
 
 
 def _class_cell(plan: Plan, arm: str, seed: int) -> Cell:

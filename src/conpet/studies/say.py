@@ -38,10 +38,14 @@ def say(rows: Rows, name: str, digits: int = 1) -> str:
 
 
 def gap(ours: Rows, theirs: Rows, name: str, digits: int = 1) -> str:
-    """Ours less theirs, seed by seed: ``+3.2 ± 0.4``."""
-    other = {row["seed"]: row[name] for row in theirs if row.get(name) is not None}
-    known = [row for row in ours if row.get(name) is not None and row["seed"] in other]
-    return _spread([row[name] - other[row["seed"]] for row in known], f"+,.{digits}f")
+    """Ours less theirs, seed by seed and order by order: ``+3.2 ± 0.4``."""
+    other = {_draw(row): row[name] for row in theirs if row.get(name) is not None}
+    known = [row for row in ours if row.get(name) is not None and _draw(row) in other]
+    return _spread([row[name] - other[_draw(row)] for row in known], f"+,.{digits}f")
+
+
+def _draw(row: Row) -> tuple[Any, Any]:
+    return row.get("order"), row["seed"]
 
 
 def times(ours: Rows, theirs: Rows, name: str, digits: int = 1) -> str:

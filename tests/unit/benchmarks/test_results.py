@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
 from importlib import import_module
@@ -40,6 +41,36 @@ def test_the_pages_show_the_committed_results(name: str, monkeypatch: pytest.Mon
     tables = benchmark(name, monkeypatch)
     page = tables.PAGE.read_text()
     assert tables.render(page) == page, f"run: python benchmarks/{name}.py"
+
+
+def test_the_table_of_a_stream_names_what_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our figure, theirs with its setting, the gap, why; a reason where there is no figure."""
+    tables = benchmark("tables", monkeypatch)
+    monkeypatch.setattr(tables, "STUDIES", tmp_path)
+    assert tables.comparison("fewrel").startswith("Nothing is measured yet")
+    rows: list[dict[str, object]] = [
+        {"run": f"{arm}-{seed}", "arm": arm, "seed": seed, "forgetting": 20.0}
+        | {"average_accuracy": score + seed}
+        for arm, score in (("o-lora", 70), ("joint", 75), ("l2p", 30))
+        for seed in (1, 3)
+    ]
+    rows += [{"arm": "ewc", "reason": "it learns | classes"}]
+    folder = tmp_path / "comparison" / "long-sequence"
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps({"rows": rows}))
+    head, _, *lines = tables.comparison("long-sequence").splitlines()
+    assert {line.count("|") for line in (head, *lines)} == {9}
+    cells = {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ") for line in lines}
+    assert list(cells) == ["o-lora", "l2p", "joint", "ewc"]
+    _, runs, ours, forgetting, theirs, setting, gap, reason = cells["o-lora"]
+    assert (runs, ours, forgetting) == ("2", "72.0 ± 1.4", "20.0 ± 0.0")
+    assert theirs.startswith("71.0 and 71.2") and "T5-large" in setting and gap == "0.9"
+    assert "eight of the tasks" in reason
+    assert cells["l2p"][4:] == ["none published for this setting", "–", "–", "not comparable"]
+    assert cells["ewc"][1:4] == ["0", "–", "–"] and cells["ewc"][-1] == "it learns / classes"
+    assert "43.2" in cells["ewc"][4]
 
 
 def test_every_stream_of_the_main_job_has_its_bounds() -> None:

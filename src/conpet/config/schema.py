@@ -124,6 +124,19 @@ class BackboneConfig(Section):
     read_out: Literal["auto", "mask", "mean", "cls", "last"] = Field(
         "auto", description="auto: mask with entities, mean for plain texts, last on decoders"
     )
+    keep_trunk: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute the layers below the adapters (see adapter.layers) once for each "
+        "example, and keep what they give in the run folder; auto: where that can be done",
+    )
+    trunk_dtype: Literal["auto", "bf16", "fp16"] = Field(
+        "auto",
+        description="type in which it is kept; auto: as it was computed; half precision takes half "
+        "the room and rounds",
+    )
+    trunk_gib: float = Field(
+        4.0, ge=0, description="GiB that it may take; examples beyond are computed anew; 0: none"
+    )
 
 
 class AdapterConfig(Section):
@@ -137,6 +150,11 @@ class AdapterConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="lora: share of the inputs that is dropped")
     targets: Names | None = Field(
         None, description="lora: names of the adapted projections; null: the backbone family's"
+    )
+    layers: Count | None = Field(
+        None,
+        description="lora, bottleneck: only in the upper so many layers, of an encoder-decoder in "
+        "those of the encoder and in all of the decoder; null: all",
     )
     size: Count = Field(64, description="bottleneck: units")
     placement: Literal["houlsby", "pfeiffer"] = Field(
@@ -392,6 +410,7 @@ class RunConfig(Section):
         for key in ELSEWHERE:
             del values[key]
         del values["stream"]["data"]
+        del values["backbone"]["keep_trunk"], values["backbone"]["trunk_gib"]
         replay = values["replay"]
         if self.replay_kind != "memory":
             values["replay"] = {k: v for k, v in replay.items() if k not in OF_MEMORY}

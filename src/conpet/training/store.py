@@ -102,6 +102,7 @@ class RunStore:
             "replay": state.replay.held(),
             "pseudo": pseudo,
             "logits": state.logits.commit(),
+            "trunk": state.kept.commit(),
             "passes": state.passes,
         }
         write_json_atomic(self.folder.state, self.record)
@@ -166,6 +167,7 @@ class RunStore:
                 if name not in self.record.get("pseudo", {})
             },
             "logits": state.logits.commit(),
+            "trunk": state.kept.commit(),
             "passes": state.passes,
         }
         write_tensors_atomic(self.folder.checkpoint, tensors, meta)
@@ -175,6 +177,7 @@ class RunStore:
         path = self.folder.checkpoint
         if not path.exists():
             state.logits.rollback(self.record["logits"])
+            state.kept.rollback(self.record.get("trunk", {}))
             return Progress()
         tensors, meta = read_tensors(path)
         _check_version(path, meta)
@@ -200,6 +203,7 @@ class RunStore:
         for name, values in meta.get("pseudo", {}).items():
             state.pseudo[name] = PseudoSamples.from_json(values)
         state.logits.rollback(meta["logits"])
+        state.kept.rollback(meta.get("trunk", {}))
         state.passes = meta["passes"]
         return Progress.from_json(
             meta["progress"], _under(tensors, "optimiser/"), _under(tensors, "best/")

@@ -145,7 +145,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         autocast=autocast,
         trunk=trunk,
         kept=TrunkCache(
-            trunk.key(autocast) if trunk else "",
+            trunk.key(autocast, c.trunk_dtype) if trunk else "",
             folder.trunk if trunk and with_data else None,
             None if c.trunk_dtype == "auto" else DTYPES[c.trunk_dtype],
             round(c.trunk_gib * GIB),

@@ -53,9 +53,10 @@ class Trunk:
                 "run in two parts"
             )
 
-    def key(self, autocast: torch.dtype | None) -> str:
-        """What its states depend on beside a text, as the name of a file."""
-        facts = f"{self.backbone.fingerprint} {self.depth} {autocast}"
+    def key(self, *precision: object) -> str:
+        """What its states depend on beside a text, as the name of a file: the layers, and the
+        ``precision`` in which they are run and what they give is kept."""
+        facts = f"{self.backbone.fingerprint} {self.depth} {self.backbone.device.type} {precision}"
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

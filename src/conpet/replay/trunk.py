@@ -54,12 +54,17 @@ class Form:
     def entry(self) -> tuple[bytes, int, int]:
         """As the first of an index."""
         kept, computed = map(_DTYPES.index, (self.kept, self.computed))
-        return b"form".ljust(16), self.width, 16 * kept + computed
+        code = len(_DTYPES) * kept + computed
+        return _digest(np.array([self.width, code])), self.width, code
 
     @staticmethod
-    def of(entry: np.void) -> Form:
-        kept, computed = divmod(int(entry["crc"]), 16)
-        return Form(int(entry["length"]), _DTYPES[kept], _DTYPES[computed])
+    def of(entry: np.void) -> Form | None:
+        """None for a damaged entry."""
+        width, code = int(entry["length"]), int(entry["crc"])
+        if entry["ids"].tobytes() != _digest(np.array([width, code])):
+            return None
+        kept, computed = divmod(code, len(_DTYPES))
+        return Form(width, _DTYPES[kept], _DTYPES[computed])
 
 
 @dataclass(slots=True)
@@ -161,9 +166,8 @@ class TrunkCache:
             ids, mask = ids[at, :longest], mask[at, :longest]
         states = lower(ids, mask)
         form = Form(states.shape[2], self.dtype or states.dtype, states.dtype)
-        if form != self._form:  # the first, or computed in another way
-            self._forget()
-            self._form = form
+        assert self._form in (None, form)  # else the key is not all that they depend on
+        self._form = form
         kept = states.to(form.kept).cpu()
         if form.kept == torch.float16 and not bool(torch.isfinite(kept).all()):
             raise ConfigError(
@@ -237,11 +241,13 @@ class TrunkCache:
             whole = self._index.stat().st_size // ENTRY.itemsize
             index = np.fromfile(self._index, ENTRY, whole)
             there = self._states.stat().st_size
-        if not whole:
+        self._form = Form.of(index[0]) if whole else None
+        if self._form is None:
             return
-        self._form, entries = Form.of(index[0]), index[1:][:most]
+        entries = index[1:][:most]
         ends = np.cumsum(entries["length"].astype(np.int64)) * self._form.size
-        self._entries = int(np.searchsorted(ends, there, side="right"))
+        sound = np.logical_and.accumulate((entries["length"] > 0) & (ends <= there))
+        self._entries = int(sound.sum())
         ids, columns = entries["ids"].tobytes(), (ends, entries["length"], entries["crc"])
         for i, (end, n, crc) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
             if i < self._entries:

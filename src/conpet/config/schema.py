@@ -170,6 +170,15 @@ class AdapterConfig(Section):
         "null: none",
     )
 
+    @model_validator(mode="after")
+    def _lies_in_layers(self) -> AdapterConfig:
+        if self.layers is not None and self.kind not in ("lora", "bottleneck"):
+            raise ConfigError(
+                f"adapter.layers is {self.layers}, and adapters of kind '{self.kind}' lie in no "
+                "layers that could be chosen; leave it out, or use adapter.kind=lora or bottleneck"
+            )
+        return self
+
 
 class ReplayConfig(Section):
     kind: Literal["auto", "dynamic", "full", "memory", "none"] = Field(

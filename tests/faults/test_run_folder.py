@@ -154,6 +154,29 @@ def test_a_damaged_checkpoint_may_be_deleted(
     assert outcome(stopped) == outcome(made["finished"])
 
 
+@pytest.mark.parametrize("damage", [truncated, flipped, removed])
+@pytest.mark.parametrize("suffix", ["states", "index"])
+def test_damaged_states_are_computed_anew(
+    conpet: Conpet,
+    command: tuple[str, ...],
+    tmp_path: Path,
+    damage: Callable[[str], Damage],
+    suffix: str,
+) -> None:
+    """What layers below the adapters gave can always be made again; a run ends as it would have,
+    but for rounding: texts come together in other batches."""
+    folder, step = tmp_path / "run", "conpet.training.trainer:Trainer.step"
+    words = (*command, "adapter.layers=1", f"--out={folder}")
+    fault = {"target": step, "call": 30, "signal_name": "SIGINT"}
+    assert conpet(*words, fault=fault).code == 130
+    (path,) = (folder / "trunk").glob(f"*.{suffix}")
+    damage(f"trunk/{path.name}")(folder)
+    assert conpet(*words).code == 0
+    assert conpet(*command, "adapter.layers=1", f"--out={tmp_path / 'whole'}").code == 0
+    ended, whole = (outcome(tmp_path / name) for name in ("run", "whole"))
+    assert ended["matrix"] == whole["matrix"]
+
+
 @pytest.mark.parametrize("verb", ["predict", "eval", "learn"])
 def test_a_damaged_adapter_is_never_asked(
     conpet: Conpet, finished: Path, tmp_path: Path, verb: str

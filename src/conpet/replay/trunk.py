@@ -116,7 +116,7 @@ class TrunkCache:
         fresh = {key: i for i, key in reversed([*enumerate(keys)]) if not self._holds(key)}
         places = sorted(fresh.values())
         computed = self._computed(batch, places, lower)
-        row = {keys[i]: at for at, i in enumerate(places)}
+        row = {keys[i]: n for n, i in enumerate(places)}
         self._put(keys, places, lengths, batch.rows.tolist(), computed)
         assert self._form is not None
         out = torch.zeros(*ids.shape, self._form.width, dtype=self._form.kept)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOT_KEPT = "not"
+SAID = {"auto": "as they were computed", "bf16": "in bf16"}
 _OF_SIX = ((2, "auto"), (3, "auto"), (3, "bf16"), (6, NOT_KEPT))
 ARMS = {
     "tiny": ((1, "auto"), (1, "bf16"), (2, NOT_KEPT)),
@@ -48,7 +49,7 @@ def plot(rows: Rows) -> Figure:
     from conpet.studies.figures import bars
 
     named = {
-        f"{layers} layers" + ("" if kept == NOT_KEPT else f", kept: {kept}"): pick(
+        f"{layers} layers" + (" (bf16)" if kept == "bf16" else ""): pick(
             rows, layers=layers, kept=kept
         )
         for layers, kept in _arms(rows)
@@ -66,7 +67,7 @@ def text(rows: Rows) -> Iterator[str]:
     every = pick(rows, kept=NOT_KEPT)
     for layers, kept in _arms(rows):
         cell = pick(rows, layers=layers, kept=kept)
-        how = "" if kept == NOT_KEPT else f", states kept as {kept}"
+        how = "" if kept == NOT_KEPT else f", the states below kept {SAID[kept]}"
         megabytes = tell(mean(cell, "trunk_bytes") / 1e6, ",.0f")
         yield (
             f"Layers adapted {layers}{how}: whole accuracy {say(cell, 'whole_accuracy')} % "

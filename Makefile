@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
-SPEED := floor growth growth_methods sapt_growth decoding peers serve_batch stream
+SPEED := floor growth growth_methods sapt_growth decoding peers serve_batch stream trunk
 
 .PHONY: venv test demo bench docs clean
 

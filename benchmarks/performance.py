@@ -84,6 +84,7 @@ SECTIONS = {
     "serve_batch": "Many adapters in a batch",
     "peers": "Beside plain peft",
     "stream": "A whole stream",
+    "trunk": "Adapters in the upper layers",
 }
 TABLES: dict[str, Callable[[], str]] = {"step": step, "measured": measured}
 

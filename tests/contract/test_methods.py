@@ -65,6 +65,15 @@ CASES += [
         options=(("method__selector_target", "label"), ("method__balance", True)),
     ),
 ]
+UPPER = ("adapter__layers", 1)  # the layer below it is computed once for each text
+CASES += [
+    Case("conpet-dynamic", options=(UPPER, ("method__top_k", 2))),
+    Case("conpet-dynamic", options=(UPPER, ("backbone__trunk_gib", 2e-5))),
+    Case(
+        "replay", "bottleneck", "tiny-llama", "relation", (UPPER, ("backbone__trunk_dtype", "bf16"))
+    ),
+    Case("sapt", "lora", "tiny-t5", "instruction", (UPPER,)),
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str, scope="class")

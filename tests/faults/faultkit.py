@@ -145,7 +145,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that must be bitwise the same however often a run was killed: weights, matrix,
     predictions, and what was counted."""
     found: dict[str, Any] = {}
-    for part in ("adapters", "router", "learner", "predictions", "logits"):
+    for part in ("adapters", "router", "learner", "predictions", "logits", "trunk"):
         for path in sorted((folder / part).rglob("*")):
             if path.is_file():
                 content = hashlib.sha256(path.read_bytes()).hexdigest()

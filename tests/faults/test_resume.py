@@ -30,6 +30,7 @@ RUNS = {
     "sequential": ("--method=sequential", "train.accumulate=2"),
     "full tuning": ("--method=sequential", "adapter.kind=full"),
     "memory": ("--method=conpet-dynamic", "replay.kind=memory", "replay.selection=kmeans"),
+    "trunk": ("--method=conpet-dynamic", "adapter.layers=1"),
     "joint": ("--method=joint", "method.steps=25"),
     "lda": ("--method=lda",),
 }
@@ -222,6 +223,33 @@ SEQUENTIAL: dict[str, Fault] = {
         "call": 2,
     },
 }
+TRUNK: dict[str, Fault] = {
+    "between the first states and their index": {
+        "target": "conpet.replay.trunk:_write",
+        "argument": ".index",
+    },
+    "between states and their index": {
+        "target": "conpet.replay.trunk:_write",
+        "argument": ".index",
+        "call": 9,
+    },
+    "states not yet whole": {
+        "target": "conpet.replay.trunk:_write",
+        "argument": ".states",
+        "call": 9,
+        "when": "torn",
+    },
+    "an index not yet whole": {
+        "target": "conpet.replay.trunk:_write",
+        "argument": ".index",
+        "call": 9,
+        "when": "torn",
+    },
+    "the states of a test in the evaluation": {
+        "target": "conpet.evaluation.evaluator:_oracle",
+        "call": 3,
+    },
+}
 OTHERS: dict[str, Fault] = {
     "full tuning": {"target": "conpet.training.trainer:Trainer.step", "call": 20},
     "memory": {"target": "conpet.replay.memory:MemoryReplay.keep", "call": 2, "when": "after"},
@@ -231,6 +259,7 @@ OTHERS: dict[str, Fault] = {
 POINTS = [
     *(pytest.param("conpet-dynamic", fault, id=name) for name, fault in DYNAMIC.items()),
     *(pytest.param("sequential", fault, id=f"sequential: {n}") for n, fault in SEQUENTIAL.items()),
+    *(pytest.param("trunk", fault, id=f"trunk: {name}") for name, fault in TRUNK.items()),
     *(pytest.param(name, fault, id=name) for name, fault in OTHERS.items()),
 ]
 

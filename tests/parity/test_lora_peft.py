@@ -52,8 +52,8 @@ def with_model(backbone: Backbone, model: PeftModel) -> Backbone:
     return other
 
 
-def pool_with_random_weights(backbone: Backbone) -> Pool:
-    pool = Pool(backbone, rank=RANK, alpha=ALPHA)
+def pool_with_random_weights(backbone: Backbone, layers: int | None = None) -> Pool:
+    pool = Pool(backbone, rank=RANK, alpha=ALPHA, layers=layers)
     pool.add("a", seed=0)
     generator = torch.Generator().manual_seed(2)
     pool.load_tensors(
@@ -92,8 +92,11 @@ def test_outputs_and_gradients(backbone: Backbone, input_ids: Tensor) -> None:
         torch.testing.assert_close(ours.grad, other.grad, rtol=0, atol=1e-5)
 
 
-def test_peft_loads_our_folder(backbone: Backbone, input_ids: Tensor, tmp_path: Path) -> None:
-    pool = pool_with_random_weights(backbone)
+@pytest.mark.parametrize("layers", [None, 1])
+def test_peft_loads_our_folder(
+    backbone: Backbone, input_ids: Tensor, tmp_path: Path, layers: int | None
+) -> None:
+    pool = pool_with_random_weights(backbone, layers)
     out = routed(pool, backbone, input_ids)
     save_adapter(pool, "a", tmp_path / "a")
     theirs = PeftModel.from_pretrained(copy.deepcopy(backbone.model), str(tmp_path / "a")).eval()
@@ -102,7 +105,8 @@ def test_peft_loads_our_folder(backbone: Backbone, input_ids: Tensor, tmp_path: 
         for name, _ in theirs.named_modules()
         if name.endswith(".lora_A.default")
     }
-    assert adapted == set(backbone.linears(None))
+    assert adapted == set(backbone.linears(None, layers))
+    assert len(adapted) == (4 if layers is None else 2)
     expected = run(with_model(backbone, theirs), input_ids)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
 

@@ -127,6 +127,13 @@ def test_learning_rate_changes_from_a_task_on() -> None:
     assert [train.lr_at(k) for k in range(1, 7)] == [2e-3, 2e-3, 1e-4, 1e-4, 1e-5, 1e-5]
 
 
+@pytest.mark.parametrize("kind", ["prompt", "full"])
+def test_only_adapters_in_layers_lie_in_some_of_them(kind: str) -> None:
+    words = [f"adapter.kind={kind}", "adapter.layers=2"]
+    with pytest.raises(ConfigError, match=rf"layers is 2, .*kind '{kind}' lie in no layers.*lora"):
+        load_config(None, words, method="sequential", stream="x")
+
+
 # Identity
 
 
@@ -134,7 +141,10 @@ def test_identity_leaves_out_where_and_how_it_is_computed() -> None:
     base = load_config(None, stream="banking77")
     same = load_config(
         None,
-        ["threads=1", "trackers=[tensorboard]", "checkpoint_every=5", "method.top_k=1"],
+        [
+            *("threads=1", "trackers=[tensorboard]", "checkpoint_every=5", "method.top_k=1"),
+            *("backbone.keep_trunk=false", "backbone.trunk_gib=0.5"),
+        ],
         stream="banking77",
         out="elsewhere",
         data="data",
@@ -144,7 +154,11 @@ def test_identity_leaves_out_where_and_how_it_is_computed() -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["train.lr=1e-3", "seed=2", "precision=bf16", "method.top_k=2", "method=sequential"]
+    "setting",
+    [
+        *("train.lr=1e-3", "seed=2", "precision=bf16", "method.top_k=2", "method=sequential"),
+        *("adapter.layers=3", "backbone.trunk_dtype=bf16"),
+    ],
 )
 def test_diff_names_what_makes_another_run(setting: str) -> None:
     key = setting.partition("=")[0]

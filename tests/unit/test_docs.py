@@ -383,7 +383,7 @@ def check_layout(run: Path) -> None:
     (block,) = blocks(DOCS / "architecture.md", "layout")
     named = {line.split()[0].rstrip("/") for line in block.text.splitlines()}
     other = {"learner", "pseudo", "answers.json"}  # of other methods and streams
-    missing = {*other, "trackers", "top_k.json", "unseen"}  # where asked for
+    missing = {*other, "trackers", "top_k.json", "trunk", "unseen"}  # where asked for
     assert {p.name for p in run.iterdir()} | missing == named
 
 

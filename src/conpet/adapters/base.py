@@ -12,6 +12,8 @@ from conpet.types import Routing, SoftPrompt
 
 KindName = Literal["lora", "bottleneck", "prompt", "full"]
 KINDS: tuple[KindName, ...] = ("lora", "bottleneck", "prompt", "full")
+LAYERED: tuple[KindName, ...] = ("lora", "bottleneck")
+"""Kinds whose adapters lie in the layers, so that they can lie in some of them alone."""
 
 Placement = Literal["houlsby", "pfeiffer"]
 PLACEMENTS: tuple[Placement, ...] = ("houlsby", "pfeiffer")
@@ -32,12 +34,16 @@ class AdaptableBackbone(Protocol):
     @property
     def model(self) -> nn.Module: ...
 
-    def linears(self, names: Sequence[str] | None) -> dict[str, nn.Linear]:
-        """Module path in ``model`` -> projection, for the given last names (None: the default)."""
+    def linears(
+        self, names: Sequence[str] | None, upper: int | None = None
+    ) -> dict[str, nn.Linear]:
+        """Module path in ``model`` -> projection, for the given last names (None: the default), of
+        the upper so many layers (None: all)."""
         ...
 
-    def sublayers(self, placement: Placement) -> dict[str, nn.Linear]:
-        """Module path in ``model`` -> output projection of each sublayer of this placement."""
+    def sublayers(self, placement: Placement, upper: int | None = None) -> dict[str, nn.Linear]:
+        """Module path in ``model`` -> output projection of each sublayer of this placement, of the
+        upper so many layers (None: all)."""
         ...
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -23,12 +23,14 @@ def bottleneck(
     size: int = 64,
     placement: Placement = "houlsby",
     activation: str | None = None,
+    layers: int | None = None,
 ) -> LowRank:
     """Bottleneck adapters of ``size`` units.
 
     Args:
         placement: ``houlsby`` or ``pfeiffer``.
         activation: ``silu``, ``relu`` or ``gelu``; None is silu for Houlsby, relu for Pfeiffer.
+        layers: only in the upper so many layers; None is all of them.
     """
     if size < 1:
         raise ConfigError(f"bottleneck size is {size}; allowed is 1 or more (64 is a good start)")
@@ -44,7 +46,7 @@ def bottleneck(
             f"Allowed: {', '.join(ACTIVATIONS)}"
         )
     return LowRank(
-        backbone.sublayers(placement),
+        backbone.sublayers(placement, layers),
         rank=size,
         scale=1.0,
         reads="output",

@@ -16,6 +16,7 @@ def lora(
     alpha: float | None = None,
     dropout: float = 0.0,
     targets: Sequence[str] | None = None,
+    layers: int | None = None,
 ) -> LowRank:
     """LoRA adapters on the projections called ``targets``.
 
@@ -25,6 +26,7 @@ def lora(
             ConPET left their library's default, alpha = 1, unnoticed: a factor of 0.25 at r = 4.)
         dropout: probability in [0, 1) on the branch's input while training.
         targets: last names of the projections; None is the default of the backbone's family.
+        layers: only in the upper so many layers; None is all of them.
     """
     if rank < 1:
         raise ConfigError(f"LoRA rank is {rank}; allowed is 1 or more (8 is a good start)")
@@ -36,7 +38,7 @@ def lora(
             f"LoRA alpha is {alpha}; allowed is above 0 (leave it out for alpha = rank)"
         )
     return LowRank(
-        backbone.linears(targets),
+        backbone.linears(targets, layers),
         rank=rank,
         scale=alpha / rank,
         reads="input",

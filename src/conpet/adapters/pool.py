@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conpet.adapters.base import KINDS, AdaptableBackbone, AdapterKind, KindName, Placement
+from conpet.adapters.base import KINDS, LAYERED, AdaptableBackbone, AdapterKind, KindName, Placement
 from conpet.adapters.bottleneck import bottleneck as bottleneck_adapters
 from conpet.adapters.full import Full
 from conpet.adapters.head import Head
@@ -44,9 +44,11 @@ class Pool(nn.Module):
 
     Args:
         backbone: stays the caller's; it is no submodule of the pool.
-        kind: ``lora`` (rank, alpha, dropout, targets), ``bottleneck`` (size, placement,
-            activation), ``prompt`` (length, bottleneck) or ``full`` (one adapter: the backbone's
-            own weights).
+        kind: ``lora`` (rank, alpha, dropout, targets, layers), ``bottleneck`` (size, placement,
+            activation, layers), ``prompt`` (length, bottleneck) or ``full`` (one adapter: the
+            backbone's own weights).
+        layers: adapters in the upper so many layers alone; those below stay as they are for all
+            adapters. None: in all.
         rank, alpha, dropout, targets: see ``conpet.adapters.lora.lora``.
         size, placement, activation: see ``conpet.adapters.bottleneck.bottleneck``.
         length, bottleneck: see ``conpet.adapters.prompt.Prompt``.
@@ -66,17 +68,25 @@ class Pool(nn.Module):
         activation: str | None = None,
         length: int = 10,
         bottleneck: int | None = None,
+        layers: int | None = None,
     ) -> None:
         super().__init__()
+        if layers is not None and kind not in LAYERED:
+            raise ConfigError(
+                f"adapter.layers is {layers}, and adapters of kind '{kind}' lie in no layers that "
+                f"could be chosen; leave it out, or use kind {' or '.join(LAYERED)}"
+            )
         # Not registered: the backbone is neither saved, moved nor counted with the pool.
         object.__setattr__(self, "backbone", backbone)
         self.backbone: AdaptableBackbone
         self.adapters: AdapterKind
         if kind == "lora":
-            self.adapters = lora(backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+            self.adapters = lora(
+                backbone, rank=rank, alpha=alpha, dropout=dropout, targets=targets, layers=layers
+            )
         elif kind == "bottleneck":
             self.adapters = bottleneck_adapters(
-                backbone, size=size, placement=placement, activation=activation
+                backbone, size=size, placement=placement, activation=activation, layers=layers
             )
         elif kind == "prompt":
             self.adapters = Prompt(backbone, length=length, bottleneck=bottleneck)

@@ -163,7 +163,9 @@ def _record(run: OpenRun, task: Task, fingerprint: str, cost: Cost) -> dict[str,
         "n_train": len(task.train),
         "n_test": len(task.test),
         "truncated": run.truncated[task.name],
-        "cost": asdict(cost) | {"stored_parameters": stored, "peak_memory_bytes": memory},
+        "cost": asdict(cost)
+        | {"forward_passes": round(cost.forward_passes, 2)}
+        | {"stored_parameters": stored, "peak_memory_bytes": memory},
     }
 
 

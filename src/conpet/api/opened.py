@@ -11,7 +11,8 @@ import torch
 
 from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
-from conpet.backbones.loading import load_backbone
+from conpet.backbones.loading import DTYPES, load_backbone
+from conpet.backbones.trunk import Trunk
 from conpet.config import RunConfig
 from conpet.encoding.encode import EncodedTask, Encoder, TokenStore
 from conpet.errors import ConfigError
@@ -23,12 +24,14 @@ from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay, FullReplay, NoReplay
 from conpet.replay.logits import LogitCache
 from conpet.replay.memory import Budget, MemoryReplay
+from conpet.replay.trunk import TrunkCache
 from conpet.runtime import RunFolder, read_json, resolve_device, set_threads
 from conpet.training.history import load_task
 from conpet.training.store import RunStore
 from conpet.types import Task
 
 SHORTEST_PROMPT = 16
+GIB = 2**30
 
 
 @dataclass
@@ -92,7 +95,7 @@ def open_run(folder: RunFolder, config: RunConfig, *, with_data: bool) -> OpenRu
             task = load_task(history_path(folder, index))
             run.data.append(task)
         run.add_task(task)
-    store.restore(state)
+    store.restore(state, lazily=not with_data)  # before learning, all is checked
     state.planned = store.record.get("planned", 1)
     return run
 
@@ -124,6 +127,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         layers=c.layers,
         generative=bool(template),
     )
+    trunk = trunk_of(config, backbone)
     half = torch.bfloat16 if precision_of(folder) == "bf16" else None
     if half is not None and config.adapter.kind != "full":  # whose weights train, in fp32
         backbone.compute_in(half)
@@ -141,6 +145,13 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         seed=config.seed,
         token_budget=t.token_budget,
         autocast=half,
+        trunk=trunk,
+        kept=TrunkCache(
+            trunk.key(half, c.trunk_dtype) if trunk else "",
+            folder.trunk if trunk and with_data else None,
+            None if c.trunk_dtype == "auto" else DTYPES[c.trunk_dtype],
+            round(c.trunk_gib * GIB),
+        ),
         decoding=Decoding(
             max_new_tokens=g.max_new_tokens,
             sample=g.sample,
@@ -180,7 +191,25 @@ def pool_of(config: RunConfig, backbone: Backbone) -> Pool:
         activation=None if a.activation == "auto" else a.activation,
         length=a.length,
         bottleneck=a.bottleneck,
+        layers=a.layers,
     )
+
+
+def trunk_of(config: RunConfig, backbone: Backbone) -> Trunk | None:
+    """The layers below all adapters, where they are to be run by themselves.
+
+    Raises:
+        ConfigError: they are to be, and cannot.
+    """
+    wanted, upper = config.backbone.keep_trunk, config.adapter.layers
+    if wanted is False or (wanted == "auto" and upper is None):
+        return None
+    try:
+        return Trunk(backbone, len(backbone.layers) if upper is None else upper)
+    except ConfigError:
+        if wanted is True:
+            raise
+        return None
 
 
 def spec_of(config: RunConfig) -> PhaseSpec:

@@ -141,11 +141,30 @@ class Backbone(nn.Module, ABC):
                 digest.update(part.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def linears(self, names: Sequence[str] | None = None) -> dict[str, nn.Linear]:
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, the lowest first; of an encoder-decoder those of its encoder.
+
+        Raises:
+            ConfigError: none of its modules is a list of them.
+        """
+        n = int(self.config.num_hidden_layers)
+        for module in self.model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == n:
+                return module
+        raise ConfigError(
+            f"the layers of backbone '{self.name}' (a '{self.config.model_type}' model) were not "
+            "found; leave out backbone.layers and adapter.layers"
+        )
+
+    def linears(
+        self, names: Sequence[str] | None = None, upper: int | None = None
+    ) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> projection, for the given last names, in the model's order.
 
         A name may hold dots to be more exact (``attention.output.dense``). None stands for the
-        default of the model's family. ConfigError for a name that no projection has.
+        default of the model's family; ``upper`` takes those of the upper so many layers alone.
+        ConfigError for a name that no projection has, and for more layers than there are.
         """
         if names is None:
             names = self._family().targets
@@ -157,14 +176,30 @@ class Backbone(nn.Module, ABC):
                 f"backbone '{self.name}' has no linear module called '{missing[0]}'."
                 f"{did_you_mean(missing[0], known)} Allowed: {', '.join(known)}"
             )
-        return {path: m for path, m in every.items() if any(_ends_with(path, n) for n in names)}
+        found = {path: m for path, m in every.items() if any(_ends_with(path, n) for n in names)}
+        return self._upper(found, upper)
 
-    def sublayers(self, placement: Placement) -> dict[str, nn.Linear]:
+    def sublayers(self, placement: Placement, upper: int | None = None) -> dict[str, nn.Linear]:
         """Module path -> output projection of attention and MLP (houlsby), or MLP (pfeiffer)."""
         family = self._family()
         ends = family.mlp if placement == "pfeiffer" else f"{family.attention}|{family.mlp}"
         pattern = re.compile(rf"(?:.*\.)?(?:{ends})")
-        return {path: m for path, m in self.every_linear().items() if pattern.fullmatch(path)}
+        found = {path: m for path, m in self.every_linear().items() if pattern.fullmatch(path)}
+        return self._upper(found, upper)
+
+    def _upper(self, found: dict[str, nn.Linear], upper: int | None) -> dict[str, nn.Linear]:
+        """Those of the upper so many layers, and of what comes behind them (a decoder, a head)."""
+        if upper is None:
+            return found
+        n = len(self.layers)
+        if not 1 <= upper <= n:
+            raise ConfigError(
+                f"adapter.layers is {upper}, and backbone '{self.name}' has {n}; allowed: 1 to "
+                f"{n}, or null for all"
+            )
+        modules = list(self.model.modules())  # registered as they are run
+        behind = set(modules[modules.index(self.layers[n - upper]) :])
+        return {path: m for path, m in found.items() if m in behind}
 
     def every_linear(self) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> module."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from conpet.backbones.base import Backbone
 from conpet.errors import ConfigError
 
@@ -14,7 +12,7 @@ def keep_first(backbone: Backbone, layers: int) -> Backbone:
     Of an encoder-decoder the encoder's are dropped; the decoder stays whole.
 
     Raises:
-        ConfigError: it does not have so many, or none of its modules is a list of its layers.
+        ConfigError: it does not have so many, or they were not found.
     """
     config = backbone.config
     n = int(config.num_hidden_layers)
@@ -25,15 +23,7 @@ def keep_first(backbone: Backbone, layers: int) -> Backbone:
         )
     if layers == n:
         return backbone
-    stack = next(
-        (m for m in backbone.model.modules() if isinstance(m, nn.ModuleList) and len(m) == n), None
-    )
-    if stack is None:
-        raise ConfigError(
-            f"backbone.layers is {layers}, and the layers of backbone '{backbone.name}' (a "
-            f"'{config.model_type}' model) were not found; leave it out"
-        )
-    del stack[layers:]
+    del backbone.layers[layers:]
     if getattr(config, "layer_types", None):  # what each layer attends to
         config.layer_types = config.layer_types[:layers]
     config.num_hidden_layers = layers

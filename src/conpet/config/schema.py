@@ -129,6 +129,19 @@ class BackboneConfig(Section):
     read_out: Literal["auto", "mask", "mean", "cls", "last"] = Field(
         "auto", description="auto: mask with entities, mean for plain texts, last on decoders"
     )
+    keep_trunk: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute the layers below the adapters (see adapter.layers) once for each "
+        "example, and keep what they give in the run folder; auto: where that can be done",
+    )
+    trunk_dtype: Literal["auto", "bf16", "fp16"] = Field(
+        "auto",
+        description="type in which it is kept; auto: as it was computed; half precision takes half "
+        "the room and rounds",
+    )
+    trunk_gib: float = Field(
+        4.0, ge=0, description="GiB that it may take; examples beyond are computed anew; 0: none"
+    )
 
 
 class AdapterConfig(Section):
@@ -143,6 +156,11 @@ class AdapterConfig(Section):
     targets: Names | None = Field(
         None, description="lora: names of the adapted projections; null: the backbone family's"
     )
+    layers: Count | None = Field(
+        None,
+        description="lora, bottleneck: only in the upper so many layers, of an encoder-decoder in "
+        "those of the encoder and in all of the decoder; null: all",
+    )
     size: Count = Field(64, description="bottleneck: units")
     placement: Literal["houlsby", "pfeiffer"] = Field(
         "houlsby", description="bottleneck: after attention and MLP, or after the MLP alone"
@@ -156,6 +174,15 @@ class AdapterConfig(Section):
         description="prompt: units of a residual network that it passes while it is trained; "
         "null: none",
     )
+
+    @model_validator(mode="after")
+    def _lies_in_layers(self) -> AdapterConfig:
+        if self.layers is not None and self.kind not in ("lora", "bottleneck"):
+            raise ConfigError(
+                f"adapter.layers is {self.layers}, and adapters of kind '{self.kind}' lie in no "
+                "layers that could be chosen; leave it out, or use adapter.kind=lora or bottleneck"
+            )
+        return self
 
 
 class ReplayConfig(Section):
@@ -395,6 +422,7 @@ class RunConfig(Section):
         for key in ELSEWHERE:
             del values[key]
         del values["stream"]["data"]
+        del values["backbone"]["keep_trunk"], values["backbone"]["trunk_gib"]
         replay = values["replay"]
         if self.replay_kind != "memory":
             values["replay"] = {k: v for k, v in replay.items() if k not in OF_MEMORY}

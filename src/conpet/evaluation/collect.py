@@ -30,7 +30,7 @@ class Cost(BaseModel):
         seconds: by phase, e.g. selector, adapter, evaluate.
         steps: optimiser steps.
         examples: training examples seen, repeats counted.
-        forward_passes: examples sent through the backbone.
+        forward_passes: examples sent through the backbone; through some of its layers, a share.
         tuned_parameters: trained for this task.
         stored_parameters: kept by the run after this task, the backbone not counted.
         peak_memory_bytes: largest memory of the process or device while learning.
@@ -41,7 +41,7 @@ class Cost(BaseModel):
     seconds: dict[str, float] = Field(default_factory=dict)
     steps: int | None = None
     examples: int | None = None
-    forward_passes: int | None = None
+    forward_passes: float | None = None
     tuned_parameters: int | None = None
     stored_parameters: int | None = None
     peak_memory_bytes: int | None = None

@@ -7,7 +7,7 @@ A positions of an answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,14 +18,16 @@ from torch.nn import functional
 from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
 from conpet.backbones.generative import GenerativeBackbone
+from conpet.backbones.trunk import Trunk
 from conpet.encoding.encode import EncodedTask, TokenStore, length_chunks
 from conpet.objectives.classify import ReadOut, read_out, side_by_side
 from conpet.objectives.generate import Decoding, Pick, Written, token_log_probs
 from conpet.replay.base import FeatureKind, Replay, Rows
 from conpet.replay.logits import LogitCache
 from conpet.replay.pseudo import PseudoSamples
+from conpet.replay.trunk import TrunkCache
 from conpet.runtime import derive_seed, rng
-from conpet.types import Batch, Routing, Task
+from conpet.types import Batch, Routing, SoftPrompt, Task
 
 OF_A_PASS, OF_A_LAUNCH = 64, 8192
 """Tokens that take as long as what a pass takes whatever its size, on a CPU and elsewhere: a batch
@@ -91,11 +93,15 @@ class State:
         modules: named trainable modules of a method.
         token_budget: tokens of one forward chunk where a batch is expanded.
         autocast: half-precision type of the backbone's computation; None for its own.
-        passes: examples sent through the backbone so far; the unit of the cost report.
+        passes: examples sent through the backbone so far; the unit of the cost report. What went
+            through some of its layers (of an encoder-decoder: of its encoder's) counts as that
+            share of a pass.
         decoding: how answers in free text are written.
         inputs: the same rows as ``store`` without instructions; None where there are none.
         text: the newest task as text; None before the first.
         pseudo: pseudo-samples of the tasks, by name.
+        trunk: the layers below all adapters, where they are run by themselves; None: they are not.
+        kept: what the trunk made of texts.
     """
 
     backbone: Backbone
@@ -112,11 +118,13 @@ class State:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
     autocast: torch.dtype | None = None
-    passes: int = 0
+    passes: float = 0
     decoding: Decoding = field(default_factory=Decoding)
     inputs: TokenStore | None = None
     text: Task | None = None
     pseudo: dict[str, PseudoSamples] = field(default_factory=dict)
+    trunk: Trunk | None = None
+    kept: TrunkCache = field(default_factory=TrunkCache)
     _by_row: np.ndarray = field(default_factory=lambda: np.full((2, 0), -1), repr=False)
     _indexed: int = field(default=0, repr=False)
 
@@ -226,21 +234,39 @@ class State:
         empty = torch.zeros(0, self.backbone.hidden_size, device=self.device)
         return Output(torch.cat(features) if features else empty, example, column)
 
+    @contextmanager
+    def _passing(self, batch: Batch, routing: Routing) -> Iterator[SoftPrompt | None]:
+        """One pass of a batch through the backbone, routed: from where its trunk is known, if it
+        has one. An adapter's own tokens are known to no other, and go through all layers."""
+        with self.pool.routed(routing) as soft_prompt, self._half():
+            whole = self.trunk is None or not len(batch)
+            if whole or any(self.pool.token_ids(name) for name in routing.names):
+                self.passes += len(batch)
+                yield soft_prompt
+                return
+            assert self.trunk is not None
+            states, computed = self.kept.get(batch, self.trunk.lower)
+            share = self.trunk.share
+            self.passes += share * computed + (1 - share) * len(batch)
+            with self.trunk.given(states):
+                yield soft_prompt
+
     def _features(self, batch: Batch, routing: Routing) -> Tensor:
         """(B, d) at the read-out under a ``mix`` routing."""
-        return self._in_parts(batch, routing, self._features_of)
 
-    def _features_of(self, batch: Batch, routing: Routing) -> Tensor:
-        with self.pool.routed(routing) as soft_prompt, self._half():
-            hidden = self.backbone(batch.input_ids, batch.attention_mask, soft_prompt)
-        return read_out(hidden, batch, self.read_out)
+        def of(part: Batch, routing: Routing) -> Tensor:
+            with self._passing(part, routing) as soft_prompt:
+                hidden = self.backbone(part.input_ids, part.attention_mask, soft_prompt)
+            return read_out(hidden, part, self.read_out)
+
+        return self._in_parts(batch, routing, of)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
         """(B, A) log p of the answers' tokens under a ``mix`` routing; 0 behind them."""
         longest = batch.answer_ids.shape[1]
 
         def of(part: Batch, routing: Routing) -> Tensor:
-            with self.pool.routed(routing) as soft_prompt, self._half():
+            with self._passing(part, routing) as soft_prompt:
                 logits = self._writer.answer_logits(
                     part.input_ids, part.attention_mask, part.answer_ids, soft_prompt
                 )
@@ -257,13 +283,16 @@ class State:
         Padding is computed like text: a batch of texts of all lengths, as replay mixes them, would
         be most of all padding.
         """
-        self.passes += len(batch)
-        lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
-        parts = [torch.from_numpy(at.copy()).to(self.device) for at in self._cut(lengths)]
+        parts = self.parts(batch)
         if len(parts) < 2:
             return compute(batch, routing)
         found = [compute(batch.select(at), routing.rows(at)) for at in parts]
         return torch.cat(found)[torch.cat(parts).argsort()]
+
+    def parts(self, batch: Batch) -> list[Tensor]:
+        """The examples of each pass that a batch takes."""
+        lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
+        return [torch.from_numpy(at.copy()).to(self.device) for at in self._cut(lengths)]
 
     @torch.no_grad()
     def generate(
@@ -290,9 +319,8 @@ class State:
         for start in range(0, len(batch), size):
             at = torch.arange(start, min(start + size, len(batch)), device=self.device)
             chunk = batch.select(at)
-            self.passes += len(chunk)
             pick = Pick(decoding, [seeds[i] for i in at.tolist()] if seeds is not None else None)
-            with self.pool.routed(routing.rows(at)) as soft_prompt, self._half():
+            with self._passing(chunk, routing.rows(at)) as soft_prompt:
                 ids = self._writer.write(
                     chunk.input_ids,
                     chunk.attention_mask,

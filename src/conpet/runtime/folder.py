@@ -75,6 +75,11 @@ class RunFolder:
         return self.path / "logits"
 
     @property
+    def trunk(self) -> Path:
+        """States that the layers below the adapters gave."""
+        return self.path / "trunk"
+
+    @property
     def predictions(self) -> Path:
         """Answers on the test data, one file a row of the matrix."""
         return self.path / "predictions"
@@ -118,7 +123,8 @@ class RunFolder:
     def parts(self) -> tuple[Path, ...]:
         """The folders that a run fills and tidies up."""
         kept = (self.adapters, self.router, self.learner, self.history)
-        return (*kept, self.logits, self.predictions, self.tokens, self.checkpoint.parent)
+        made = (self.logits, self.trunk, self.predictions, self.tokens)
+        return (*kept, *made, self.checkpoint.parent)
 
     @property
     def exists(self) -> bool:

@@ -22,6 +22,7 @@ STUDIES = {
     "replay": "the whole history sampled against a small memory, at equal steps",
     "active-modules": "how many adapters should answer, by similarity and number of tasks",
     "scale": "layers, ranks, larger shapes on random weights, LLaMA-7B by arithmetic",
+    "trunk": "adapters in the upper layers alone: a quarter, half and all of them",
     "interference": "the selector on tasks that are alike and on tasks that are not",
     "text-tasks": "each instruction task with an adapter of its own, beside two baselines",
     "text-stream": "what is kept of a stream of instruction tasks",

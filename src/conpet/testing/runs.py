@@ -226,7 +226,7 @@ def _results(model: ContinualModel) -> dict[str, Any]:
         found[f"cost of {task['name']}"] = {
             key: value for key, value in task["cost"].items() if key not in measured
         }
-    return found | {"replay": state["replay"], "logits": state["logits"]}
+    return found | {key: state[key] for key in ("replay", "logits", "trunk")}
 
 
 def _content(path: Path) -> Any:

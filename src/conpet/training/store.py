@@ -57,16 +57,19 @@ class RunStore:
 
     # Commits -------------------------------------------------------------------------------------
 
-    def restore(self, state: State) -> None:
-        """Load the committed adapters, learner and replay into a fresh state."""
+    def restore(self, state: State, *, lazily: bool = False) -> None:
+        """Load the committed adapters, learner and replay into a fresh state.
+
+        ``lazily``: an adapter is read, and checked, when it is first used.
+        """
         for name, where in self.record["adapters"].items():
-            folder = self.folder.path / where["folder"]
-            if "fingerprint" not in where:  # written by an earlier version
-                load_adapter(state.pool, name, folder, role=where["role"])
+            folder, role = self.folder.path / where["folder"], where["role"]
+            if lazily and "fingerprint" in where:  # earlier versions did not note it
+                facts = {key: where[key] for key in ("n_classes", "fingerprint")}
+                expect_adapter(state.pool, name, folder, role=role, **facts)
+            else:
+                load_adapter(state.pool, name, folder, role=role)
                 state.pool.mark_saved(name)
-                continue
-            facts = {key: where[key] for key in ("role", "n_classes", "fingerprint")}
-            expect_adapter(state.pool, name, folder, **facts)
         if self.record.get("learner"):
             tensors, _ = read_tensors(self.folder.path / self.record["learner"])
             _load_learner(state, tensors)
@@ -111,6 +114,7 @@ class RunStore:
             "replay": state.replay.held(),
             "pseudo": pseudo,
             "logits": state.logits.commit(),
+            "trunk": state.kept.commit(),
             "passes": state.passes,
         }
         write_json_atomic(self.folder.state, self.record)
@@ -175,6 +179,7 @@ class RunStore:
                 if name not in self.record.get("pseudo", {})
             },
             "logits": state.logits.commit(),
+            "trunk": state.kept.commit(),
             "passes": state.passes,
         }
         write_tensors_atomic(self.folder.checkpoint, tensors, meta)
@@ -184,6 +189,7 @@ class RunStore:
         path = self.folder.checkpoint
         if not path.exists():
             state.logits.rollback(self.record["logits"])
+            state.kept.rollback(self.record.get("trunk", {}))
             return Progress()
         tensors, meta = read_tensors(path)
         _check_version(path, meta)
@@ -209,6 +215,7 @@ class RunStore:
         for name, values in meta.get("pseudo", {}).items():
             state.pseudo[name] = PseudoSamples.from_json(values)
         state.logits.rollback(meta["logits"])
+        state.kept.rollback(meta.get("trunk", {}))
         state.passes = meta["passes"]
         return Progress.from_json(
             meta["progress"], _under(tensors, "optimiser/"), _under(tensors, "best/")

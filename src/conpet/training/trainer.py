@@ -34,7 +34,7 @@ class Cost:
     seconds: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     examples: int = 0
-    forward_passes: int = 0
+    forward_passes: float = 0
     tuned_parameters: int = 0
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import ElectraConfig
 
 from conpet.adapters.base import KindName
 from conpet.adapters.pool import Pool
+from conpet.backbones.loading import kind_of
 from conpet.backbones.shapes import shape_of
 from conpet.errors import CheckpointError, ConfigError
+from conpet.testing import tiny_bert, tiny_llama, tiny_t5
 from conpet.types import Routing
 
 Fill = Callable[..., Pool]
@@ -50,6 +54,45 @@ def test_first_weights_depend_on_seed_and_name_alone(backbone: Any, kind: KindNa
     two.remove("a")
     two.add("a", seed=6, n_classes=2)
     assert not same(one.tensors("a"), two.tensors("a"))
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck"])
+def test_adapters_in_the_upper_layers_alone(kind: KindName) -> None:
+    for make in (tiny_bert, tiny_llama, tiny_t5):
+        pools = {n: Pool(make(), kind=kind, layers=n) for n in (None, 1, 2)}
+        paths = {n: set(pool.adapters.expected_shapes()) for n, pool in pools.items()}
+        assert paths[2] == paths[None]
+        assert paths[1] == {path for path in paths[2] if re.match(r"\D+1\.", path)}
+        assert len(paths[1]) == len(paths[2]) // 2
+
+
+def test_of_an_encoder_decoder_the_decoder_is_adapted_whole() -> None:
+    pool = Pool(tiny_t5(generative=True), layers=1)
+    layers = {path.partition(".layer.")[0] for path in pool.adapters.expected_shapes()}
+    assert layers == {"encoder.block.1", "decoder.block.0", "decoder.block.1"}
+
+
+def test_what_comes_before_the_layers_is_below_them_too() -> None:
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = ElectraConfig(vocab_size=99, embedding_size=16, intermediate_size=64, **sizes)
+    kind = kind_of("electra", config)
+    backbone = kind("electra", kind.auto_class.from_config(config), tiny_bert().tokenizer)
+    names = ["embeddings_project", "query"]
+    assert len(backbone.linears(names)) == 3
+    assert list(backbone.linears(names, 1)) == ["encoder.layer.1.attention.self.query"]
+    assert "embeddings_project" not in backbone.linears(names, 2)
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_more_layers_than_there_are(backbone: Any, layers: int) -> None:
+    with pytest.raises(ConfigError, match=rf"layers is {layers}, and .*'tiny-bert' has 2.*1 to 2"):
+        Pool(backbone, layers=layers)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "full"])
+def test_kinds_that_lie_in_no_layers(backbone: Any, kind: KindName) -> None:
+    with pytest.raises(ConfigError, match=f"layers is 1, .*kind '{kind}' lie in no layers"):
+        Pool(backbone, kind=kind, layers=1)
 
 
 def test_lora_starts_kaiming_uniform_and_zero(backbone: Any) -> None:

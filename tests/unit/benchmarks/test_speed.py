@@ -173,6 +173,18 @@ def test_a_batch_is_served_through_each_number_of_adapters() -> None:
     assert isinstance(import_module("plots").serve_batch(document), Figure)
 
 
+def test_trunk_compares_adapters_in_fewer_layers() -> None:
+    document = document_of("trunk")
+    check_document(document)
+    goals = {f["name"]: f["goal"] for f in document["figures"]}
+    step = "training step, upper half, over {}, short texts, fp32"
+    assert goals[step.format("all layers")] == pytest.approx(1 / 1.8, abs=1e-3)
+    assert goals[step.format("upper half, as one backbone")] == pytest.approx(1 / 1.3, abs=1e-3)
+    assert goals["answers to 64 texts, upper half, over plain forwards"] == 1.6
+    assert document["settings"]["ways"]["upper quarter"] == ["adapter.layers=1"]
+    assert goals["training step, upper quarter, over all layers, short texts, fp32"] is None
+
+
 def test_a_stream_is_learned_in_both_ways() -> None:
     document = document_of("stream", "--tasks", "2", "--rounds", "1")
     check_document(document)

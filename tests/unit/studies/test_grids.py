@@ -136,7 +136,7 @@ NUMBERS = (
     *("computed_training_bytes", "adapter_parameters", "training_memory_bytes"),
     *("answer_memory_bytes", "imports_memory_bytes", "history_bytes", "logits_bytes"),
     *("tokens_bytes", "exact_match", "rouge_l", "majority_exact_match", "majority_rouge_l"),
-    "copy_rouge_l",
+    *("copy_rouge_l", "trunk_bytes"),
 )
 LISTS = ("forgetting_by_task", "selector_by_stage", "whole_by_stage", "oracle_by_stage")
 TOP_K: Row = {"top_k": [1, "all"], "top_k_score": [60.5, 61.0], "top_k_seconds": [4.0, 5.0]}

@@ -1,0 +1,150 @@
+"""Adapters in the upper layers alone, the layers below computed once: steps and answers.
+
+    python benchmarks/trunk.py                  # minutes on 2 cores; writes results/trunk.json
+    python benchmarks/trunk.py --quick --json
+
+Runs that differ in ``adapter.layers`` and ``backbone.keep_trunk`` alone learn BANKING77's first
+task with conpet-dynamic, step by step in turn, on the same batches. These come again and again, as
+they do from the second epoch on: what the layers below gave is then in the run folder. ``computed
+anew`` is such a run with no room to keep it (``backbone.trunk_gib=0``): what a text costs when it
+comes for the first time, but for writing.
+
+Answers are those of ``ContinualModel.predict`` to texts that no cache knows, of a run with eight
+tasks: selector and adapters. Beside them the plain backbone passes the same batches.
+
+What the fewer adapters cost in accuracy is another question: ``conpet study trunk``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import PhaseSteps, alternate, begin_run, beside, figures_of, finish, parse, parser
+from floor import JOINED, join_texts
+from growth_methods import features
+from serve_batch import asked, distinct_texts
+from torch import Tensor
+from working_state import EqualTasks, build
+
+from conpet.api.asking import Inputs
+from conpet.backbones.loading import load_backbone
+from conpet.runtime import resolve_precision
+from conpet.streams import load_stream
+
+OVER_ALL, OVER_PLAIN = 0.556, 0.769  # goals of the upper half: 1.8 and 1.3 times as fast
+FORWARDS = 1.6  # and the goal of its answers
+DIFFERENT = 4  # batches, again and again
+TASKS, TEXTS = 8, 64  # of the answers
+ALL, HALF, QUARTER = "all layers", "upper half", "upper quarter"
+PLAIN, ANEW = "upper half, as one backbone", "upper half, computed anew"
+Compared = dict[str, dict[str, Any]]
+
+
+def arms(layers: int) -> dict[str, list[str]]:
+    """The settings of each way to place adapters in a backbone of so many layers."""
+    half, quarter = (f"adapter.layers={-(-layers // part)}" for part in (2, 4))
+    return {
+        ALL: [],
+        HALF: [half],
+        QUARTER: [quarter],
+        PLAIN: [half, "backbone.keep_trunk=false"],
+        ANEW: [half, "backbone.trunk_gib=0"],
+    }
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def steps(
+    ways: Mapping[str, Sequence[str]], length: str, precision: str, args: argparse.Namespace
+) -> Compared:
+    """A step of each way, over that of others."""
+    task = join_texts(load_stream("banking77", preset="small").tasks[0], JOINED[length])
+    with tempfile.TemporaryDirectory() as parent:
+        taking: dict[str, Callable[[int], object]] = {}
+        losses: dict[str, Tensor] = {}
+        for i, (way, words) in enumerate(ways.items()):
+            words = ["method=conpet-dynamic", f"backbone={args.backbone}", *words]
+            run = begin_run(Path(parent, str(i)), [*words, f"precision={precision}"])
+            run.add_task(task)
+            run.store.load_checkpoint(run.state, task.name)  # as a run does that begins to learn
+            one = PhaseSteps(run, run.method.phases(run.state)[0])
+            batches = one.phase.batches(run.state, 0)
+            n = min(len(batches), DIFFERENT)
+            losses[way] = one.phase.loss(run.state, batches[0])["adapter"].detach()
+            taking[way] = lambda i, one=one, batches=batches, n=n: one.take(batches, i % n)
+        torch.testing.assert_close(losses[HALF], losses[PLAIN], rtol=1e-3, atol=1e-3)
+        taken = alternate(taking, args.rounds, warm_up=n)
+    where = f"{length} texts, {precision}"
+    return {
+        f"training step, {way}, over {under}, {where}": beside(taken, way, under, goal)
+        for way, under, goal in (
+            (HALF, ALL, OVER_ALL),
+            (HALF, PLAIN, OVER_PLAIN),
+            (QUARTER, ALL, None),
+            (PLAIN, ALL, None),
+            (ANEW, PLAIN, None),
+        )
+    }
+
+
+def plan(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """(length of texts, precision): the precision that a run takes on this machine, and fp32."""
+    for precision in dict.fromkeys((resolve_precision("auto", "cpu"), "fp32")):
+        for length in JOINED:
+            if not (args.quick and length == "long"):
+                yield length, precision
+
+
+# Answering ---------------------------------------------------------------------------------------
+
+
+def answers(ways: Mapping[str, Sequence[str]], args: argparse.Namespace) -> Compared:
+    """Answers of each way, over plain forwards."""
+    texts = distinct_texts(TEXTS)
+    actions: dict[str, Callable[[int], object]] = {}
+    with tempfile.TemporaryDirectory() as parent:
+        for i, way in enumerate((ALL, HALF, QUARTER)):
+            folder = Path(parent, str(i))
+            words = [f"backbone={args.backbone}", f"precision={args.precision}", *ways[way]]
+            build(folder, TASKS, EqualTasks(2, 1, 1), words)
+            model = asked(folder, texts, TASKS)
+            actions[way] = lambda _, model=model: model.predict(texts)
+        state = model._open(with_data=False).state
+        size = model.config.train.eval_batch_size
+        bare = "plain forwards"
+        actions[bare] = lambda _: Inputs(state, texts, size).ask(partial(features, state))
+        taken = alternate(actions, args.rounds)
+    return {
+        f"answers to {TEXTS} texts, {way}, over {bare}": beside(
+            taken, way, bare, FORWARDS if way == HALF else None
+        )
+        for way in (HALF, QUARTER, ALL)
+    }
+
+
+def main() -> None:
+    options = parser(__doc__, "trunk")
+    options.add_argument("--rounds", type=int, help="counted runs of each; default: 12, quick 3")
+    options.add_argument("--precision", default="auto", help="of the answers, as in a run's")
+    args = parse(options)
+    args.rounds = args.rounds or (3 if args.quick else 12)
+    layers = len(load_backbone(args.backbone).layers)
+    ways = arms(layers)
+    compared: Compared = {}
+    for length, precision in plan(args):
+        compared |= steps(ways, length, precision, args)
+    compared |= answers(ways, args)
+    settings = {"backbone": args.backbone, "layers": layers, "ways": ways, "rounds": args.rounds}
+    settings |= {"batch_size": 32, "rank": 8, "learned_tasks": TASKS}
+    finish(args, settings=settings, figures=figures_of(compared), compared=compared)
+
+
+if __name__ == "__main__":
+    main()

@@ -40,6 +40,13 @@ CASES += [
     Case("sapt", options=(*TWO_OF_THEM, ("method__reference", "sample"))),
     Case("sapt", options=SELECTION),
 ]
+ANALYTIC = ("method__router", "analytic")
+CASES += [
+    Case("conpet-dynamic", options=(ANALYTIC, ("method__top_k", 2))),
+    Case("conpet-dynamic", "lora", "tiny-t5", "instruction", (ANALYTIC,)),
+    Case("sapt", options=(ANALYTIC,)),
+    Case("sapt", "prompt", "tiny-t5", "instruction", (ANALYTIC, ("method__top_k", 1))),
+]
 CASES += [
     Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),
     Case("replay", "lora", "tiny-llama", "instruction", (("replay__share", 0.2),)),

@@ -24,6 +24,7 @@ from conpet.objectives.generate import Decoding, Pick, Written, token_log_probs
 from conpet.replay.base import FeatureKind, Replay, Rows
 from conpet.replay.logits import LogitCache
 from conpet.replay.pseudo import PseudoSamples
+from conpet.routing.base import plain
 from conpet.runtime import derive_seed, rng
 from conpet.types import Batch, Routing, Task
 
@@ -213,11 +214,16 @@ class State:
         empty = torch.zeros(0, self.backbone.hidden_size, device=self.device)
         return Output(torch.cat(features) if features else empty, example, column)
 
-    def _features(self, batch: Batch, routing: Routing) -> Tensor:
+    @torch.no_grad()
+    def plain_mean(self, batch: Batch) -> Tensor:
+        """(B, d) the mean over its tokens of what the plain backbone makes of a prompt."""
+        return self._features(batch, plain(len(batch), self.device), "mean")
+
+    def _features(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Tensor:
         self.passes += len(batch)
         with self.pool.routed(routing) as soft_prompt, self._half():
             hidden = self.backbone(batch.input_ids, batch.attention_mask, soft_prompt)
-        return read_out(hidden, batch, self.read_out)
+        return read_out(hidden, batch, how or self.read_out)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
         """(B, A) log p of the answers' tokens under a ``mix`` routing; 0 behind them."""
@@ -373,13 +379,22 @@ class State:
         Through the adapter ``routing_of``, or the plain backbone where it is None.
         """
         names = () if routing_of is None else (routing_of,)
+
+        def through(batch: Batch) -> Tensor:
+            weights = torch.ones(len(batch), len(names), device=self.device)
+            return self.forward(batch, Routing(names, weights)).features
+
+        return self.each(rows, through)
+
+    @torch.no_grad()
+    def each(self, rows: np.ndarray, what: Callable[[Batch], Tensor]) -> np.ndarray:
+        """What is computed of each row, (n, d) float32, in the order of ``rows`` (may repeat)."""
         distinct, place = np.unique(rows, return_inverse=True)
         # zeros: a dry run, which cannot tell rows apart, does not fill all of them
         out = np.zeros((len(distinct), self.backbone.hidden_size), np.float32)
         for batch in self.chunks(distinct):
-            weights = torch.ones(len(batch), len(names), device=self.device)
-            features = self.forward(batch, Routing(names, weights)).features.cpu().numpy()
-            out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = features
+            found = what(batch).cpu().numpy()
+            out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = found
         return out[place]
 
     def look(

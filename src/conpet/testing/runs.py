@@ -78,7 +78,9 @@ class Case:
 
     @property
     def _all(self) -> dict[str, Any]:
-        return {**_SMALL_OF.get(self.method, {}), **dict(self.options)}
+        options = dict(self.options)
+        trained = options.get("method__router") != "analytic"  # else there is nothing to make small
+        return {**(_SMALL_OF.get(self.method, {}) if trained else {}), **options}
 
     def fit(
         self, stream: Stream, out: Path, *, seed: int = 1, observer: Observer | None = None

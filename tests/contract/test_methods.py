@@ -16,7 +16,7 @@ CASES = [
     for method in METHODS
     for adapter in METHODS.load(method).adapter_kinds
     for backbone, kind in KINDS.items()
-    if adapter not in ("full", "prompt") or backbone == "tiny-bert"
+    if adapter not in ("full", "prompt", "prefix") or backbone == "tiny-bert"
 ]
 CASES += [
     Case(method, adapter, backbone, "instruction")
@@ -29,6 +29,12 @@ CASES += [
     Case("conpet-dynamic", "prompt", "tiny-llama", "relation", (RESHAPED,)),
     Case("conpet-dynamic", "prompt", "tiny-llama", "instruction"),
     Case("replay", "prompt", "tiny-t5", "instruction", (RESHAPED, ("replay__share", 0.2))),
+]
+CASES += [
+    Case("conpet-dynamic", "prefix", "tiny-llama", "relation"),
+    Case("per-task", "prefix", "tiny-t5", "typing"),
+    Case("conpet-dynamic", "prefix", "tiny-llama", "instruction"),
+    Case("sequential", "prefix", "tiny-t5", "instruction"),
 ]
 MARKERS = (("method__generator_format", "markers"), ("method__generator_tokens", 56))
 TWO_OF_THEM = (("method__top_k", 2), ("method__train_top_k", True))

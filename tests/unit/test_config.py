@@ -229,7 +229,7 @@ def test_the_choice_of_exemplars_is_the_methods_own_unless_it_is_named() -> None
         ("train: {epochs: true}\n", "is True; it must be a valid integer"),
         ("train: {epochs: 2.5}\n", "'train.epochs' in run.yaml line 2 is 2.5"),
         ("adapter: {dropout: 1.0}\n", "it must be less than 1"),
-        ("adapter: loro\n", "it must be 'lora', 'bottleneck', 'prompt' or 'full'"),
+        ("adapter: loro\n", "it must be 'lora', 'bottleneck', 'prompt', 'prefix' or 'full'"),
         ("device: gpu\n", "it must be auto, cpu, mps, cuda or cuda:N"),
         ("trackers: [tensorbord]\n", "it must be 'tensorboard', 'wandb' or 'mlflow'"),
         ("replay: {batch_limit: 1}\n", "it must be at least 2"),

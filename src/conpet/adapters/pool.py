@@ -15,6 +15,7 @@ from conpet.adapters.bottleneck import bottleneck as bottleneck_adapters
 from conpet.adapters.full import Full
 from conpet.adapters.head import Head
 from conpet.adapters.lora import lora
+from conpet.adapters.prefix import Prefix
 from conpet.adapters.prompt import Prompt
 from conpet.adapters.seeding import generator_for
 from conpet.adapters.tokens import AddedTokens
@@ -40,11 +41,11 @@ class Pool(nn.Module):
     Args:
         backbone: stays the caller's; it is no submodule of the pool.
         kind: ``lora`` (rank, alpha, dropout, targets), ``bottleneck`` (size, placement,
-            activation), ``prompt`` (length, bottleneck) or ``full`` (one adapter: the backbone's
-            own weights).
+            activation), ``prompt`` (length, bottleneck), ``prefix`` (length) or ``full`` (one
+            adapter: the backbone's own weights).
         rank, alpha, dropout, targets: see ``conpet.adapters.lora.lora``.
         size, placement, activation: see ``conpet.adapters.bottleneck.bottleneck``.
-        length, bottleneck: see ``conpet.adapters.prompt.Prompt``.
+        length, bottleneck: see ``conpet.adapters.prompt.Prompt`` and ``prefix.Prefix``.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Pool(nn.Module):
             )
         elif kind == "prompt":
             self.adapters = Prompt(backbone, length=length, bottleneck=bottleneck)
+        elif kind == "prefix":
+            self.adapters = Prefix(backbone, length=length)
         elif kind == "full":
             self.adapters = Full(backbone)
         else:

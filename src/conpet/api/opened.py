@@ -199,16 +199,21 @@ def spec_of(config: RunConfig) -> PhaseSpec:
 
 
 def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
-    """Tokens of an input. Soft prompts need places before it, and a decoder for its answer behind
-    it."""
-    before = config.adapter.length if config.adapter.kind == "prompt" else 0
-    room = backbone.max_length - before
-    if before and room < SHORTEST_PROMPT:
+    """Tokens of an input. Soft prompts and prefixes need places before it, and a decoder for its
+    answer behind it."""
+    a = config.adapter
+    before = a.length if a.kind in ("prompt", "prefix") else 0
+    if before and backbone.max_length - before < SHORTEST_PROMPT:
+        what = "soft prompt" if a.kind == "prompt" else "prefix"
         raise ConfigError(
-            f"adapter.length is {before}, which leaves {max(0, room)} of the {backbone.max_length} "
-            f"tokens of backbone '{backbone.name}' for a text behind a soft prompt; lower it to "
-            f"{backbone.max_length - SHORTEST_PROMPT} or less"
+            f"adapter.length is {before}, which leaves {max(0, backbone.max_length - before)} of "
+            f"the {backbone.max_length} tokens of backbone '{backbone.name}' for a text behind a "
+            f"{what}; lower it to {backbone.max_length - SHORTEST_PROMPT} or less"
         )
+    if text and a.kind == "prefix" and backbone.kind == "encoder-decoder":
+        _check_answer_behind_prefix(config, backbone)
+        before = 0  # the decoder has the prefix, and the encoder reads the text
+    room = backbone.max_length - before
     if not text:
         return min(config.backbone.max_length, room)
     behind = config.generation.max_new_tokens if backbone.kind == "decoder" else 0
@@ -220,6 +225,16 @@ def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
             f"{backbone.max_length - before - SHORTEST_PROMPT} or less"
         )
     return min(config.generation.max_prompt_length, room)
+
+
+def _check_answer_behind_prefix(config: RunConfig, backbone: Backbone) -> None:
+    before, behind = config.adapter.length, config.generation.max_new_tokens
+    if before + behind > backbone.max_length:
+        raise ConfigError(
+            f"adapter.length is {before} and generation.max_new_tokens {behind}, more than the "
+            f"{backbone.max_length} tokens of backbone '{backbone.name}' together; lower one of "
+            "them"
+        )
 
 
 def read_out_of(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:

@@ -34,11 +34,18 @@ class Family:
         targets: last names of the projections that LoRA adapts by default.
         attention: ends of the module paths of the output projection of each attention.
         mlp: the same of each MLP; regular expressions, both.
+        prefix: the same of each self-attention that can have a prefix; None where none can.
+        keys: name in it of the projection that makes its keys.
+        positions: ends of the paths of what turns positions into vectors; empty where the attention
+            does so by itself.
     """
 
     targets: tuple[str, ...]
     attention: str
     mlp: str
+    prefix: str | None = None
+    keys: str = ""
+    positions: str = ""
 
 
 class Backbone(nn.Module, ABC):
@@ -150,8 +157,34 @@ class Backbone(nn.Module, ABC):
         """Module path -> output projection of attention and MLP (houlsby), or MLP (pfeiffer)."""
         family = self._family()
         ends = family.mlp if placement == "pfeiffer" else f"{family.attention}|{family.mlp}"
-        pattern = re.compile(rf"(?:.*\.)?(?:{ends})")
-        return {path: m for path, m in self.every_linear().items() if pattern.fullmatch(path)}
+        return {path: m for path, m in self.every_linear().items() if _has_end(path, ends)}
+
+    def self_attentions(self) -> dict[nn.Module, int]:
+        """The self-attentions that take prefixes, in the order of the layers -> width of their
+        keys.
+
+        Raises:
+            ConfigError: the attention of the model's family takes none.
+        """
+        family = self.families.get(self.model.config.model_type)
+        if family is None or family.prefix is None:
+            able = sorted(name for name, known in self.families.items() if known.prefix)
+            raise ConfigError(
+                f"backbone '{self.name}' is of the family '{self.model.config.model_type}', whose "
+                f"attention takes no prefix; families that can have one: {', '.join(able)}. Or use "
+                "adapter.kind=lora, or prompt"
+            )
+        found = (m for path, m in self.model.named_modules() if _has_end(path, family.prefix))
+        return {module: getattr(module, family.keys).out_features for module in found}
+
+    def positions(self) -> list[nn.Module]:
+        """What turns the positions of tokens into vectors, for these attentions."""
+        ends = self._family().positions
+        return [m for path, m in self.model.named_modules() if ends and _has_end(path, ends)]
+
+    def read(self, input_ids: Tensor) -> None:
+        """Let each of these attentions read tokens (B, n), with nothing before them."""
+        self(input_ids, torch.ones_like(input_ids))
 
     def every_linear(self) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> module."""
@@ -182,6 +215,11 @@ def _described(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
+
+
+def _has_end(path: str, ends: str) -> bool:
+    """Whether the last names of a path are those of a regular expression."""
+    return re.fullmatch(rf"(?:.*\.)?(?:{ends})", path) is not None
 
 
 def _last_names(paths: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +34,9 @@ _BERT_PAIR = Family(
     ("query", "value"),
     attention=r"(?:attention|crossattention)\.output\.dense",
     mlp=r"\d+\.output\.dense",
+    prefix=r"decoder\.(?:.*\.)?attention\.self",
+    keys="key",
+    positions=r"decoder\.(?:.*\.)?position_embeddings",
 )
 
 
@@ -185,7 +189,10 @@ class Seq2SeqLM(GenerativeBackbone):
 
     kind = "encoder-decoder"
     families: ClassVar[dict[str, Family]] = {
-        **EncoderDecoderBackbone.families,
+        **{
+            name: replace(family, prefix=rf"decoder\.(?:.*\.)?{family.prefix}")
+            for name, family in EncoderDecoderBackbone.families.items()
+        },
         "encoder-decoder": _BERT_PAIR,
     }
     auto_class = AutoModelForSeq2SeqLM
@@ -193,6 +200,10 @@ class Seq2SeqLM(GenerativeBackbone):
     @property
     def config(self) -> PreTrainedConfig:
         return self.model.get_encoder().config
+
+    def read(self, input_ids: Tensor) -> None:
+        """Prefixes are the decoder's; what the encoder reads has no part in them."""
+        self.answer_logits(input_ids, torch.ones_like(input_ids), input_ids)
 
     def _states(self, **inputs: Tensor) -> Tensor:
         states: Tensor = self.model.get_encoder()(**inputs).last_hidden_state

@@ -127,7 +127,7 @@ class BackboneConfig(Section):
 
 
 class AdapterConfig(Section):
-    kind: Literal["lora", "bottleneck", "prompt", "full"] = Field(
+    kind: Literal["lora", "bottleneck", "prompt", "prefix", "full"] = Field(
         "lora", description="what is trained"
     )
     rank: Count = Field(8, description="lora: rank")
@@ -145,7 +145,11 @@ class AdapterConfig(Section):
     activation: Literal["auto", "silu", "relu", "gelu"] = Field(
         "auto", description="bottleneck: auto: silu for houlsby, relu for pfeiffer"
     )
-    length: Count = Field(10, description="prompt: tokens of a soft prompt, before the text")
+    length: Count = Field(
+        10,
+        description="prompt: tokens of a soft prompt, before the text; prefix: keys and values in "
+        "each layer",
+    )
     bottleneck: Count | None = Field(
         None,
         description="prompt: units of a residual network that it passes while it is trained; "

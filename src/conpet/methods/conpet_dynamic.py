@@ -67,7 +67,7 @@ class ConpetDynamic(Method):
 
     default_replay: ClassVar[str] = "dynamic"
     replay_kinds: ClassVar[tuple[str, ...]] = ("dynamic", "full", "memory", "none")
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "prefix")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(

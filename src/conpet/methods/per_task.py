@@ -24,7 +24,7 @@ class PerTask(Method):
     """
 
     needs_task_id: ClassVar[bool] = True
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "prefix")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     def phases(self, state: State) -> Sequence[Phase]:

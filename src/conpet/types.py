@@ -26,8 +26,8 @@ kernels are prepared anew (on a CPU that can cost more than the kernel itself)."
 NO_TOKEN = -100
 """Fills the answers of a batch behind their end; no loss is taken there."""
 
-Combine = Literal["mix", "expand"]
-COMBINE: tuple[Combine, ...] = ("mix", "expand")
+Combine = Literal["mix", "expand", "concat"]
+COMBINE: tuple[Combine, ...] = ("mix", "expand", "concat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,9 @@ class Routing:
         combine: ``mix``: one pass, the adapters' outputs are added with these weights.
             ``expand``: each non-zero weight is a pass of its own and the heads' logits are put side
             by side.
+            ``concat``: one pass, the soft prompts of a row's non-zero weights stand behind one
+            another in the order of ``names``. As for ``expand``, weights only say which, and may
+            rank them.
         top: most non-zero weights of a row. A weight of zero is then no part of the computation: it
             costs nothing and has no gradient. None: any number, and where weights carry gradient
             those that are zero have one too.

@@ -104,8 +104,12 @@ class Pool(nn.Module):
 
     @property
     def prompt_length(self) -> int:
-        """Positions that the adapters put before a text; 0 where they are no soft prompts."""
+        """Positions that one adapter puts before a text; 0 where they are no soft prompts."""
         return self.adapters.length if isinstance(self.adapters, Prompt) else 0
+
+    def positions(self, routing: Routing) -> int:
+        """Most positions that soft prompts take beside a text of a batch under ``routing``."""
+        return self.adapters.positions(routing) if isinstance(self.adapters, Prompt) else 0
 
     # -- life of an adapter ---------------------------------------------------------------------
 
@@ -254,9 +258,9 @@ class Pool(nn.Module):
             with pool.routed(routing) as soft_prompt:
                 hidden = backbone(input_ids, attention_mask, soft_prompt)
 
-        Raises RoutingError: unknown adapter; not ``mix``; already routed; several adapters with
-        tokens of their own, whose ids are the same; and, in the forward, a batch whose size is not
-        the number of rows.
+        Raises RoutingError: unknown adapter; ``expand``; ``concat`` of what is no soft prompt;
+        already routed; several adapters with tokens of their own, whose ids are the same; and, in
+        the forward, a batch whose size is not the number of rows.
         """
         for name in routing.names:
             self._record(name, RoutingError)
@@ -266,10 +270,16 @@ class Pool(nn.Module):
                 f"adapters {', '.join(speaking)} have tokens of their own with the same ids; route "
                 "to one of them alone"
             )
-        if routing.combine != "mix":
+        if routing.combine == "expand":
             raise RoutingError(
-                f"the pool computes routings of combine 'mix', not '{routing.combine}'; repeat "
+                "the pool computes routings of combine 'mix' and 'concat', not 'expand'; repeat "
                 "each example for each of its adapters and give one-hot rows"
+            )
+        if routing.combine == "concat" and not isinstance(self.adapters, Prompt):
+            raise RoutingError(
+                f"routing combine is 'concat', and the adapters are of kind "
+                f"'{self.settings()['kind']}': only soft prompts can stand behind one another; use "
+                "combine 'mix', or a pool of kind 'prompt'"
             )
         if self._routing:
             raise RoutingError(

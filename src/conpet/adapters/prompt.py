@@ -7,6 +7,9 @@ With weights w of the routing, before the text of example b stands
 A row of zeros has no prompt: the plain backbone. (It is no prompt of zeros: that would be m
 positions more to attend to.) So no gradient reaches the weights of such a row.
 
+A routing of combine ``concat`` puts them behind one another instead: [P_i; P_j; ...], (k * m, d),
+of the k weights of a row that are not zero, in the order of the routing's names.
+
 Optionally P_i is re-parameterised while it is trained (Progressive Prompts, arXiv 2301.12314):
 
     P_i = E_i + W relu(V E_i + v) + u           V (h, d), W (d, h)
@@ -102,7 +105,13 @@ class Prompt(nn.Module):
     @contextmanager
     def routed(self, routing: Routing) -> Iterator[SoftPrompt | None]:
         """Nothing happens by itself: the prompt that is given has to be handed to the backbone."""
-        yield self._mixed(routing)
+        yield self._behind(routing) if routing.combine == "concat" else self._mixed(routing)
+
+    def positions(self, routing: Routing) -> int:
+        """Most positions that stand with a text under a routing."""
+        used = routing.weights.detach() != 0
+        most = int(used.sum(dim=1).max()) if used.numel() else 0
+        return self.length * (most if routing.combine == "concat" else min(most, 1))
 
     def _mixed(self, routing: Routing) -> SoftPrompt | None:
         """sum_i w_bi P_i for every row b; None where no row has a prompt."""
@@ -124,6 +133,25 @@ class Prompt(nn.Module):
             return SoftPrompt(mixed)
         mask = there.long()[:, None].expand(-1, self.length)
         return SoftPrompt(mixed, mask.to(self._device))
+
+    def _behind(self, routing: Routing) -> SoftPrompt | None:
+        """The prompts of each row behind one another, (B, k * m, d), k the most that a row has;
+        None where no row has any. Rows with fewer have their missing positions masked."""
+        used = routing.weights.detach().cpu() != 0
+        counts = used.sum(dim=1)  # (B,)
+        k = int(counts.max()) if used.numel() else 0
+        if not k:
+            return None
+        columns = used.any(dim=0).nonzero().flatten().tolist()
+        # Of each row those that are used first, in the order of the names
+        order = used[:, columns].int().argsort(dim=1, descending=True, stable=True)[:, :k]
+        with torch.autocast(self._device.type, enabled=False):
+            prompts = torch.stack([self._of(routing.names[c])() for c in columns])  # (n, m, d)
+            chosen = prompts[order.to(self._device)].flatten(1, 2)  # (B, k * m, d)
+        if bool((counts == k).all()):
+            return SoftPrompt(chosen)
+        mask = (torch.arange(k)[None, :] < counts[:, None]).long()
+        return SoftPrompt(chosen, mask.repeat_interleave(self.length, dim=1).to(self._device))
 
     def _of(self, name: str) -> OnePrompt:
         found = self._prompts[_key(name)]

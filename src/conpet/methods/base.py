@@ -198,6 +198,11 @@ class Method(Protocol):
         """What a person may want to know of the newest task once it is learned."""
         return ()
 
+    def prompts(self, n_tasks: int) -> int:
+        """Most soft prompts that stand with one text once ``n_tasks`` are learned; a text is cut
+        to what they leave of the context."""
+        return 1
+
     def phases(self, state: State) -> Sequence[Phase]:
         """What is optimised for the newest task of the history, in order."""
         ...

@@ -239,3 +239,93 @@ def test_options_without_meaning_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Pool(backbone, kind="prompt", **options)  # type: ignore[arg-type]
+
+
+# Behind one another
+
+
+def behind(pool: Pool, weights: list[list[float]], names: tuple[str, ...] = NAMES) -> Any:
+    return mixed_of(pool, Routing(names, torch.tensor(weights), "concat"))
+
+
+def mixed_of(pool: Pool, routing: Routing) -> SoftPrompt | None:
+    with pool.routed(routing) as soft_prompt:
+        return soft_prompt
+
+
+def test_prompts_stand_behind_one_another_in_the_order_of_the_names(pool: Pool) -> None:
+    a, b, c = (pool.tensors(name)["prompt"] for name in NAMES)
+    found = behind(pool, [[1.0, 1.0, 1.0]] * 2, ("c", "a", "b"))
+    assert found is not None and found.mask is None
+    assert torch.equal(found.embeddings, torch.cat([c, a, b]).expand(2, 3 * M, 32))
+    one = behind(pool, [[0.0, 0.0, 0.3]])  # weights only say which
+    assert torch.equal(one.embeddings[0], c)
+
+
+def test_rows_have_prompts_of_their_own_and_those_with_fewer_are_masked(pool: Pool) -> None:
+    a, b, c = (pool.tensors(name)["prompt"] for name in NAMES)
+    found = behind(pool, [[0.2, 0.0, 0.5], [0.0, 1.0, 1.0], [0.0, 0.7, 0.0], [0.0, 0.0, 0.0]])
+    assert found.embeddings.shape == (4, 2 * M, 32) and found.mask is not None
+    wanted = [torch.cat([a, c]), torch.cat([b, c]), b, a[:0]]
+    for row, mask, expected in zip(found.embeddings, found.mask, wanted, strict=True):
+        assert torch.equal(row[mask.bool()], expected)
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True)
+
+
+def test_gradients_of_prompts_behind_one_another(pool: Pool, backbone: Any, batch: Pair) -> None:
+    """Against a prompt that was put together by hand, row by row, without padding."""
+    weights = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    ids, mask = batch
+    with pool.routed(Routing(NAMES, torch.tensor(weights), "concat")) as soft_prompt:
+        states = backbone(ids, mask, soft_prompt)
+    prompts = {name: pool.tensors(name)["prompt"].requires_grad_() for name in NAMES}
+    for row, used in enumerate(weights):
+        own = [prompts[name] for name, w in zip(NAMES, used, strict=True) if w]
+        n = int(mask[row].sum())
+        alone = SoftPrompt(torch.cat(own)[None]) if own else None
+        expected = backbone(ids[row : row + 1, :n], mask[row : row + 1, :n], alone)[0]
+        torch.testing.assert_close(states[row, :n], expected, rtol=0, atol=1e-5)
+        expected.square().sum().backward() if own else None
+    (states.square() * mask[..., None]).sum().backward()
+    for name in ("b", "c"):
+        grad = pool.parameters_of(name)["prompt"].grad
+        torch.testing.assert_close(grad, prompts[name].grad, rtol=0, atol=1e-4)
+    assert pool.parameters_of("a") == {}
+
+
+@pytest.mark.parametrize(
+    ("combine", "weights", "positions"),
+    [
+        ("concat", [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], 3 * M),
+        ("concat", [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], M),
+        ("concat", [[0.0, 0.0, 0.0]], 0),
+        ("mix", [[1.0, 1.0, 0.0]], M),
+        ("mix", [[0.0, 0.0, 0.0]], 0),
+    ],
+)
+def test_positions_are_those_that_are_put_before_a_text(
+    pool: Pool, combine: Any, weights: list[list[float]], positions: int
+) -> None:
+    routing = Routing(NAMES, torch.tensor(weights), combine)
+    found = mixed_of(pool, routing)
+    assert pool.positions(routing) == positions
+    assert (0 if found is None else found.embeddings.shape[1]) == positions
+    assert pool.positions(Routing((), torch.zeros(2, 0), combine)) == 0
+
+
+def test_only_prompts_can_stand_behind_one_another(backbone: Any) -> None:
+    lora = Pool(backbone)
+    lora.add("a", seed=0)
+    routing = Routing(("a",), torch.ones(1, 1), "concat")
+    with (
+        pytest.raises(RoutingError, match="of kind 'lora': only soft prompts can .*pool of kind"),
+        lora.routed(routing),
+    ):
+        pass
+    assert lora.positions(routing) == 0
+
+
+def test_prompts_that_are_longer_than_the_context_are_refused(backbone: Any, batch: Pair) -> None:
+    long = SoftPrompt(torch.zeros(4, 508, 32))
+    with pytest.raises(RoutingError, match="508 embeddings and texts of 5 tokens .* the 512 posit"):
+        backbone(*batch, long)

@@ -25,8 +25,7 @@ from conpet.methods.reflection import (
     pooled,
 )
 from conpet.methods.samples import GivenSamples
-from conpet.methods.tune import Tune
-from conpet.objectives.classify import side_by_side
+from conpet.methods.tune import Tune, every_head
 from conpet.replay.dynamic import NoReplay
 from conpet.replay.pseudo import about, wanted
 from conpet.routing.attention import (
@@ -266,11 +265,7 @@ class SAPT(Method):
 
 def class_logits(state: State, batch: Batch, routing: Routing) -> Tensor:
     """(B, C) the heads of all tasks side by side, on the mixed features."""
-    output = state.forward(batch, routing)
-    logits = [state.pool.head(task.name)(output.features) for task in state.history]
-    first = [task.first_column for task in state.history]
-    shape = (len(batch), state.n_classes)
-    return side_by_side(logits, [output.example] * len(logits), first, shape)
+    return every_head(state, state.forward(batch, routing).features)
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -323,6 +318,3 @@ class Attend(Tune):
 
     def _logits(self, state: State, batch: Batch) -> Tensor:
         return class_logits(state, batch, self._routing(state, batch))
-
-    def _log_probs(self, state: State, batch: Batch) -> Tensor:
-        return state.answer_log_probs(batch, self._routing(state, batch))

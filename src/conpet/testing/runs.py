@@ -137,8 +137,11 @@ class Runs:
             replay=DynamicReplay(5) if "dynamic" in method.replay_kinds else None,
             spec=PhaseSpec(epochs=2, batch_size=4),
             read_out="mean" if self.case.kind in ("text", "instruction") else "mask",
-            kind=self.case.adapter,
-            **self.case.options_of("adapter"),
+            **{
+                **method.adapter_defaults,
+                "kind": self.case.adapter,
+                **self.case.options_of("adapter"),
+            },
         )
         watch = Watch(method, state)
         teach(state, watch, *self.stream.tasks)

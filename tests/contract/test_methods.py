@@ -46,6 +46,9 @@ CASES += [
     Case("progprompt", "prompt", options=(("method__task_id", True), RESHAPED)),
     Case("progprompt", "prompt", "tiny-t5", "instruction"),
     Case("progprompt", "prompt", "tiny-llama", "instruction", (("method__task_id", True),)),
+    Case("l2p", "prompt", options=(("method__old_classes", "seen"), ("train__accumulate", 2))),
+    Case("l2p", "prompt", "tiny-t5", "instruction"),
+    Case("l2p", "prompt", "tiny-llama", "instruction", (RESHAPED,)),
 ]
 CASES += [
     Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),

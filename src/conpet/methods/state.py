@@ -212,11 +212,12 @@ class State:
         found: Tensor = embed(batch.input_ids)
         return found
 
-    def forward(self, batch: Batch, routing: Routing) -> Output:
-        """Features at the read-out. ``expand`` makes one row of each (example, adapter) pair."""
+    def forward(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Output:
+        """Features at the read-out (``how``; None is the run's own). ``expand`` makes one row of
+        each (example, adapter) pair."""
         if routing.combine != "expand":
             everyone = torch.arange(len(batch), device=self.device)
-            parts = [self._features(*part) for part in self._divided(batch, routing)]
+            parts = [self._features(*part, how) for part in self._divided(batch, routing)]
             return Output(torch.cat(parts), everyone, torch.zeros_like(everyone))
         example, column = routing.weights.nonzero(as_tuple=True)
         size = self._rows_at_once(self.pool.prompt_length + batch.input_ids.shape[1])
@@ -224,17 +225,18 @@ class State:
             self._features(
                 batch.select(example[i : i + size]),
                 one_each(routing.names, column[i : i + size]),
+                how,
             )
             for i in range(0, len(example), size)
         ]
         empty = torch.zeros(0, self.backbone.hidden_size, device=self.device)
         return Output(torch.cat(features) if features else empty, example, column)
 
-    def _features(self, batch: Batch, routing: Routing) -> Tensor:
+    def _features(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Tensor:
         self.passes += len(batch)
         with self.pool.routed(routing) as soft_prompt, self._half():
             hidden = self.backbone(batch.input_ids, batch.attention_mask, soft_prompt)
-        return read_out(hidden, batch, self.read_out)
+        return read_out(hidden, batch, how or self.read_out)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
         """(B, A) log p of the answers' tokens under a ``mix`` or ``concat`` routing; 0 behind
@@ -388,10 +390,13 @@ class State:
         return f"{name}-{self.pool.fingerprint(name)[:16]}"
 
     @torch.no_grad()
-    def features(self, rows: np.ndarray, routing_of: str | None = None) -> np.ndarray:
+    def features(
+        self, rows: np.ndarray, routing_of: str | None = None, how: ReadOut | None = None
+    ) -> np.ndarray:
         """Hidden states at the read-out, (n, d) float32, in the order of ``rows`` (may repeat).
 
-        Through the adapter ``routing_of``, or the plain backbone where it is None.
+        Through the adapter ``routing_of``, or the plain backbone where it is None; read out as
+        ``how`` says, or as the run does.
         """
         names = () if routing_of is None else (routing_of,)
         distinct, place = np.unique(rows, return_inverse=True)
@@ -399,7 +404,7 @@ class State:
         out = np.zeros((len(distinct), self.backbone.hidden_size), np.float32)
         for batch in self.chunks(distinct):
             weights = torch.ones(len(batch), len(names), device=self.device)
-            features = self.forward(batch, Routing(names, weights)).features.cpu().numpy()
+            features = self.forward(batch, Routing(names, weights), how).features.cpu().numpy()
             out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = features
         return out[place]
 

@@ -46,7 +46,8 @@ _SMALL_OF: dict[str, dict[str, Any]] = {
         "method__generator_batch_size": 6,
         "method__generator_tokens": 12,
         "method__generator_shortest": 1,
-    }
+    },
+    "l2p": {"method__pool": 6, "method__top_n": 2},
 }
 """What makes the runs of a method small that takes steps of its own."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -32,9 +34,9 @@ def test_a_batch_is_divided_by_what_stands_before_its_texts() -> None:
     found, sizes = [], []
     features = state._features
 
-    def counted(some: Batch, how: Routing) -> Tensor:
+    def counted(some: Batch, *how: Any) -> Tensor:
         sizes.append(len(some))
-        return features(some, how)
+        return features(some, *how)
 
     state._features = counted  # type: ignore[method-assign]
     for budget in (10**6, 3 * whole):

@@ -30,6 +30,10 @@ Combine = Literal["mix", "expand", "concat"]
 COMBINE: tuple[Combine, ...] = ("mix", "expand", "concat")
 
 
+Position = Literal["before", "after"]
+POSITIONS: tuple[Position, ...] = ("before", "after")
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One input with its label, or, where the answer is free text, with its right answers.
@@ -196,16 +200,18 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
-    """Embeddings that stand before those of a batch's texts.
+    """Embeddings that stand before those of a batch's texts, or behind them.
 
     Attributes:
         embeddings: (B, m, d) fp32.
         mask: (B, m) int64, 1 for the positions that are there, 0 for those to be left out; None:
             all are there. A row without any is its text alone.
+        position: ``before`` the text; or ``after`` its last real token, before any padding.
     """
 
     embeddings: Tensor
     mask: Tensor | None = None
+    position: Position = "before"
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]

@@ -20,7 +20,7 @@ from conpet.adapters.seeding import generator_for
 from conpet.adapters.tokens import AddedTokens
 from conpet.adapters.weights import check_shapes, fingerprint
 from conpet.errors import ConfigError, RoutingError, did_you_mean
-from conpet.types import Routing, SoftPrompt
+from conpet.types import Position, Routing, SoftPrompt
 
 
 @dataclass(slots=True)
@@ -40,11 +40,11 @@ class Pool(nn.Module):
     Args:
         backbone: stays the caller's; it is no submodule of the pool.
         kind: ``lora`` (rank, alpha, dropout, targets), ``bottleneck`` (size, placement,
-            activation), ``prompt`` (length, bottleneck) or ``full`` (one adapter: the backbone's
-            own weights).
+            activation), ``prompt`` (length, bottleneck, position) or ``full`` (one adapter: the
+            backbone's own weights).
         rank, alpha, dropout, targets: see ``conpet.adapters.lora.lora``.
         size, placement, activation: see ``conpet.adapters.bottleneck.bottleneck``.
-        length, bottleneck: see ``conpet.adapters.prompt.Prompt``.
+        length, bottleneck, position: see ``conpet.adapters.prompt.Prompt``.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Pool(nn.Module):
         activation: str | None = None,
         length: int = 10,
         bottleneck: int | None = None,
+        position: Position = "before",
     ) -> None:
         super().__init__()
         # Not registered: the backbone is neither saved, moved nor counted with the pool.
@@ -74,7 +75,9 @@ class Pool(nn.Module):
                 backbone, size=size, placement=placement, activation=activation
             )
         elif kind == "prompt":
-            self.adapters = Prompt(backbone, length=length, bottleneck=bottleneck)
+            self.adapters = Prompt(
+                backbone, length=length, bottleneck=bottleneck, position=position
+            )
         elif kind == "full":
             self.adapters = Full(backbone)
         else:
@@ -104,7 +107,7 @@ class Pool(nn.Module):
 
     @property
     def prompt_length(self) -> int:
-        """Positions that one adapter puts before a text; 0 where they are no soft prompts."""
+        """Positions that one adapter puts beside a text; 0 where they are no soft prompts."""
         return self.adapters.length if isinstance(self.adapters, Prompt) else 0
 
     def positions(self, routing: Routing) -> int:

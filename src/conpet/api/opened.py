@@ -183,6 +183,7 @@ def pool_of(config: RunConfig, backbone: Backbone) -> Pool:
         activation=None if a.activation == "auto" else a.activation,
         length=a.length,
         bottleneck=a.bottleneck,
+        position=a.position,
     )
 
 

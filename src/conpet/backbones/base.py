@@ -66,10 +66,17 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """Last hidden states after the final norm, (B, S, d), of ids and mask (B, S).
 
-        A soft prompt stands before the texts; the states are those of the texts alone.
+        A soft prompt stands before the texts or behind them; the states are those of the texts
+        alone. RoutingError for one behind them where the model is causal: they would not see it.
         """
         if soft_prompt is None:
             return self._states(input_ids=input_ids, attention_mask=attention_mask)
+        if soft_prompt.position == "after" and self.kind == "decoder":
+            raise RoutingError(
+                f"backbone '{self.name}' is causal: the states of a text never see a soft prompt "
+                "behind it; put it before the text (adapter.position=before), or ask for answers "
+                "in free text"
+            )
         whole = self.with_prompt(soft_prompt, input_ids, attention_mask)
         states = self._states(inputs_embeds=whole.embeddings, attention_mask=whole.mask)
         return whole.text(states, input_ids.shape[1])

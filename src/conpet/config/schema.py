@@ -145,7 +145,12 @@ class AdapterConfig(Section):
     activation: Literal["auto", "silu", "relu", "gelu"] = Field(
         "auto", description="bottleneck: auto: silu for houlsby, relu for pfeiffer"
     )
-    length: Count = Field(10, description="prompt: tokens of a soft prompt, before the text")
+    length: Count = Field(10, description="prompt: tokens of a soft prompt, beside the text")
+    position: Literal["before", "after"] = Field(
+        "before",
+        description="prompt: before the text or after it; after it, a causal backbone must write "
+        "answers",
+    )
     bottleneck: Count | None = Field(
         None,
         description="prompt: units of a residual network that it passes while it is trained; "

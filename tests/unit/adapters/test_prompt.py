@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from conpet.adapters.io import load_adapter, save_adapter
 from conpet.adapters.pool import Pool
 from conpet.errors import CheckpointError, ConfigError, RoutingError
-from conpet.testing import tiny_t5
+from conpet.testing import tiny_llama, tiny_t5
 from conpet.types import Routing, SoftPrompt
 
 NAMES = ("a", "b", "c")
@@ -329,3 +330,58 @@ def test_prompts_that_are_longer_than_the_context_are_refused(backbone: Any, bat
     long = SoftPrompt(torch.zeros(4, 508, 32))
     with pytest.raises(RoutingError, match="508 embeddings and texts of 5 tokens .* the 512 posit"):
         backbone(*batch, long)
+
+
+# Behind the text
+
+
+def after(backbone: Any, length: int = M) -> Pool:
+    pool = Pool(backbone, kind="prompt", length=length, position="after")
+    for i, name in enumerate(NAMES):
+        pool.add(name, seed=i)
+    return pool
+
+
+def test_a_pool_says_where_its_prompts_stand(backbone: Any, batch: Pair) -> None:
+    pool = after(backbone)
+    weights = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    for combine in ("mix", "concat"):
+        for rows in (weights, weights[:1]):
+            found = mixed_of(pool, Routing(NAMES, rows, combine))  # type: ignore[arg-type]
+            assert found is not None and found.position == "after"
+    assert pool.settings() == {"kind": "prompt", "length": M, "position": "after"}
+    before = Pool(backbone, kind="prompt", length=M)
+    before.add("a", seed=0)
+    assert pool.fingerprint("a") != before.fingerprint("a"), "it computes something else"
+
+
+def test_a_causal_backbone_must_write_to_have_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="never sees what stands behind it.*position=before, an"):
+        after(tiny_llama())
+    assert after(tiny_llama(generative=True)).prompt_length == M
+    assert after(tiny_t5()).prompt_length == M
+    with pytest.raises(ConfigError, match="position is 'behind'; allowed: before, after"):
+        Pool(tiny_t5(), kind="prompt", position="behind")  # type: ignore[arg-type]
+
+
+def test_a_folder_knows_where_its_prompt_stands(backbone: Any, tmp_path: Path) -> None:
+    pool = after(backbone)
+    before = Pool(backbone, kind="prompt", length=M)
+    before.add("a", seed=0)
+    for made, name in ((pool, "after"), (before, "before")):
+        made.freeze("a")
+        save_adapter(made, "a", tmp_path / name)
+    config = json.loads((tmp_path / "after" / "adapter_config.json").read_text())
+    assert (config["library"], config["position"]) == ("conpet", "after"), (
+        "peft knows no such thing"
+    )
+    again = Pool(backbone, kind="prompt", length=M, position="after")
+    load_adapter(again, "a", tmp_path / "after")
+    assert torch.equal(again.tensors("a")["prompt"], pool.tensors("a")["prompt"])
+    with pytest.raises(CheckpointError, match="stands before the text, and those of this pool"):
+        load_adapter(again, "b", tmp_path / "before")
+    with pytest.raises(CheckpointError, match="position = 'after', but this pool has 'before'"):
+        load_adapter(before, "b", tmp_path / "after")
+    longer = Pool(backbone, kind="prompt", length=M + 1, position="after")
+    with pytest.raises(CheckpointError, match="length = 3, but this pool has 4"):
+        load_adapter(longer, "b", tmp_path / "after")

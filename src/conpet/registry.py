@@ -115,6 +115,14 @@ METHODS = Registry(
             "conpet.methods.sapt:SAPT",
             "adapters mixed and selected by one shared attention, pseudo-samples (SAPT)",
         ),
+        "progprompt": Entry(
+            "conpet.methods.progprompt:ProgPrompt",
+            "a soft prompt per task before those of all older ones (Progressive Prompts)",
+        ),
+        "l2p": Entry(
+            "conpet.methods.l2p:L2P",
+            "soft prompts from a pool, chosen for each input by their keys (L2P)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",

@@ -14,6 +14,7 @@ KINDS: dict[str, Kind] = {"tiny-bert": "text", "tiny-llama": "relation", "tiny-t
 CASES = [
     Case(method, adapter, backbone, kind)
     for method in METHODS
+    if "class" in METHODS.load(method).answers
     for adapter in METHODS.load(method).adapter_kinds
     for backbone, kind in KINDS.items()
     if adapter not in ("full", "prompt", "prefix") or backbone == "tiny-bert"
@@ -23,6 +24,7 @@ CASES += [
     for method in METHODS
     if "text" in METHODS.load(method).answers
     for adapter, backbone in (("lora", "tiny-t5"), ("bottleneck", "tiny-llama"))
+    if adapter in METHODS.load(method).adapter_kinds
 ]
 RESHAPED = ("adapter__bottleneck", 6)  # soft prompts that are re-parameterised while they train
 CASES += [
@@ -52,6 +54,14 @@ CASES += [
     Case("conpet-dynamic", "lora", "tiny-t5", "instruction", (ANALYTIC,)),
     Case("sapt", options=(ANALYTIC,)),
     Case("sapt", "prompt", "tiny-t5", "instruction", (ANALYTIC, ("method__top_k", 1))),
+]
+CASES += [
+    Case("progprompt", "prompt", options=(("method__task_id", True), RESHAPED)),
+    Case("progprompt", "prompt", "tiny-t5", "instruction"),
+    Case("progprompt", "prompt", "tiny-llama", "instruction", (("method__task_id", True),)),
+    Case("l2p", "prompt", options=(("method__old_classes", "seen"), ("train__accumulate", 2))),
+    Case("l2p", "prompt", "tiny-t5", "instruction"),
+    Case("l2p", "prompt", "tiny-llama", "instruction", (RESHAPED,)),
 ]
 CASES += [
     Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),

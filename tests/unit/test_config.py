@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from conpet.config import RunConfig, describe_fields, describe_keys, diff, load_config, parse_config
+from conpet.config.originals import ORIGINALS
 from conpet.config.profiles import PROFILES, profile_values
 from conpet.config.schema import flatten
 from conpet.errors import ConfigError
@@ -441,3 +442,21 @@ def test_the_profile_of_a_method_is_its_own() -> None:
     assert values("emr", "fewrel").replay.features == "logits"
     assert values("crl", "fewrel").replay.features == "hidden"
     assert values("emr", "fewrel").replay.frequency == 5
+
+
+# method, kind of adapter and its length, lr, epochs, batch
+BASELINES = {
+    "progprompt-original": ("progprompt", "prompt", 10, 0.3, 10, 8),
+    "l2p-original-text": ("l2p", "prompt", 16, 0.03, 5, 32),
+    "l2p-original-vision": ("l2p", "prompt", 5, 0.03, 6, 32),
+}
+
+
+@pytest.mark.parametrize("profile", ORIGINALS)
+def test_a_profile_of_a_method_is_for_any_stream(profile: str) -> None:
+    config = load_config(None, profile=profile, stream="clinc150")
+    a, t = config.adapter, config.train
+    found = (config.method.name, a.kind, a.length, t.lr, t.epochs, t.batch_size)
+    assert found == BASELINES[profile]
+    other = load_config(None, profile=profile, stream="clinc150", method="sequential")
+    assert (other.method.name, other.adapter.kind, other.train.lr) == ("sequential", "lora", t.lr)

@@ -24,6 +24,11 @@ class AdaptableBackbone(Protocol):
     def name(self) -> str: ...
 
     @property
+    def kind(self) -> str:
+        """``encoder``, ``decoder`` or ``encoder-decoder``."""
+        ...
+
+    @property
     def hidden_size(self) -> int: ...
 
     @property

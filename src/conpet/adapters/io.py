@@ -1,9 +1,9 @@
 """An adapter as a folder.
 
     adapter_model.safetensors   the weights (LoRA, soft prompts, prefixes: peft's names)
-    adapter_config.json         LoRA, soft prompts, prefixes: peft's own, so that peft and what
-                                builds on it can load the folder; other kinds: conpet's, which peft
-                                does not know
+    adapter_config.json         LoRA, soft prompts before the text, prefixes: peft's own, so that
+                                peft and what builds on it can load the folder; other kinds:
+                                conpet's, which peft does not know
     head.safetensors            weight (C, d) and bias (C,), where the adapter has a head
     labels.json                 labels, task, role, backbone and fingerprints; absent in a folder
                                 that peft made
@@ -157,7 +157,7 @@ def _write_weights(pool: Pool, folder: Path, tensors: Mapping[str, Tensor]) -> N
             backbone=pool.backbone.name,
         )
         tensors = to_peft(tensors)
-    elif settings["kind"] == "prompt":
+    elif settings["kind"] == "prompt" and "position" not in settings:
         length, width = tensors["prompt"].shape
         config = prompt_config(
             pool.backbone.model, length=length, width=width, backbone=pool.backbone.name
@@ -189,7 +189,12 @@ def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
     if kind == "lora":
         check_lora_config(config, rank=settings["rank"], alpha=settings["alpha"], where=str(folder))
         return {key: tensor.float() for key, tensor in from_peft(tensors).items()}
-    if kind == "prompt":
+    if given == PROMPT_TUNING:
+        if "position" in settings:
+            raise CheckpointError(
+                f"{folder} holds a soft prompt that stands before the text, and those of this pool "
+                "stand after it; make the pool with position=before"
+            )
         check_prompt_config(config, length=settings["length"], where=str(folder))
         own = renamed(tensors, {long: short for short, long in PROMPT_NAMES.items()})
         return {key: tensor.float() for key, tensor in own.items()}
@@ -202,7 +207,8 @@ def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
                 table, n_layers=sizes["n_layers"], width=sizes["width"], pair=pair
             )
         return tensors
-    for key, wanted in settings.items():
+    plain = {"position": "before"} if kind == "prompt" else {}
+    for key, wanted in (plain | settings).items():
         if config.get(key) != wanted:
             raise CheckpointError(
                 f"{folder} has {key} = {config.get(key)!r}, but this pool has {wanted!r}; make the "

@@ -124,7 +124,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
         layers=c.layers,
         generative=bool(template),
     )
-    encode = partial(encoder_of, config, backbone, template)
+    encode = partial(encoder_of, config, backbone, template, n_tasks=len(facts["fingerprints"]))
     tokens = folder.tokens if with_data else None
     return State(
         backbone=backbone,
@@ -150,11 +150,17 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     )
 
 
-def encoder_of(config: RunConfig, backbone: Backbone, template: str, prompt: str) -> Encoder:
-    """What makes ids of examples; ``template`` is empty where answers are classes."""
+def encoder_of(
+    config: RunConfig, backbone: Backbone, template: str, prompt: str, *, n_tasks: int
+) -> Encoder:
+    """What makes ids of examples; ``template`` is empty where answers are classes.
+
+    A text is as long after the first task as after the last: it has the room that all soft prompts
+    of the ``n_tasks`` that the run began with leave.
+    """
     return Encoder(
         backbone.tokenizer,
-        max_length=_longest(config, backbone, text=bool(template)),
+        max_length=_longest(config, backbone, n_tasks, text=bool(template)),
         prompt=prompt,
         backbone_kind=backbone.kind,
         template=template,
@@ -177,6 +183,7 @@ def pool_of(config: RunConfig, backbone: Backbone) -> Pool:
         activation=None if a.activation == "auto" else a.activation,
         length=a.length,
         bottleneck=a.bottleneck,
+        position=a.position,
     )
 
 
@@ -198,22 +205,46 @@ def spec_of(config: RunConfig) -> PhaseSpec:
     )
 
 
-def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
-    """Tokens of an input. Soft prompts and prefixes need places before it, and a decoder for its
-    answer behind it."""
-    a = config.adapter
-    before = a.length if a.kind in ("prompt", "prefix") else 0
-    if before and backbone.max_length - before < SHORTEST_PROMPT:
-        what = "soft prompt" if a.kind == "prompt" else "prefix"
+def check_room(run: OpenRun, n_tasks: int) -> None:
+    """ConfigError where the soft prompts of more tasks than the run began with leave no room for
+    texts as long as it has them."""
+    state, c = run.state, run.config
+    beside, text = _beside(c, n_tasks), state.store.encoder.max_length
+    answer = c.generation.max_new_tokens if state.writes and state.backbone.kind == "decoder" else 0
+    if beside and beside + text + answer > state.backbone.max_length:
         raise ConfigError(
-            f"adapter.length is {before}, which leaves {max(0, backbone.max_length - before)} of "
-            f"the {backbone.max_length} tokens of backbone '{backbone.name}' for a text behind a "
-            f"{what}; lower it to {backbone.max_length - SHORTEST_PROMPT} or less"
+            f"the soft prompts of {n_tasks} tasks take {beside} tokens, and texts of this run up "
+            f"to {text}{f' and answers {answer}' if answer else ''}: together more than the "
+            f"{state.backbone.max_length} of backbone '{state.backbone.name}'. Learn fewer tasks, "
+            "or begin a new run with a smaller adapter.length or shorter texts"
         )
-    if text and a.kind == "prefix" and backbone.kind == "encoder-decoder":
-        _check_answer_behind_prefix(config, backbone)
-        before = 0  # the decoder has the prefix, and the encoder reads the text
+
+
+def _beside(config: RunConfig, n_tasks: int) -> int:
+    """Tokens that soft prompts take beside a text once so many tasks are learned."""
+    if config.adapter.kind != "prompt":
+        return 0
+    return config.adapter.length * int(config.build_method().prompts(n_tasks))
+
+
+def _longest(config: RunConfig, backbone: Backbone, n_tasks: int, *, text: bool) -> int:
+    """Tokens of an input. Soft prompts and prefixes need places beside it, and a decoder for its
+    answer behind it."""
+    prefix = config.adapter.kind == "prefix"
+    before = config.adapter.length if prefix else _beside(config, n_tasks)
     room = backbone.max_length - before
+    if before and room < SHORTEST_PROMPT:
+        many = before // config.adapter.length
+        more = f" in each of {many} soft prompts" if many > 1 else ""
+        raise ConfigError(
+            f"adapter.length is {config.adapter.length}{more}, which leaves {max(0, room)} of the "
+            f"{backbone.max_length} tokens of backbone '{backbone.name}' for a text beside "
+            f"{'them' if many > 1 else 'a prefix' if prefix else 'a soft prompt'}; lower it to "
+            f"{(backbone.max_length - SHORTEST_PROMPT) // many} or less"
+        )
+    if text and prefix and backbone.kind == "encoder-decoder":
+        _check_answer_behind_prefix(config, backbone)
+        before, room = 0, backbone.max_length  # it is the decoder that has the prefix
     if not text:
         return min(config.backbone.max_length, room)
     behind = config.generation.max_new_tokens if backbone.kind == "decoder" else 0

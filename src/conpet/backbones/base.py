@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from conpet.backbones.prompted import prompted
-from conpet.errors import ConfigError, did_you_mean
+from conpet.backbones.prompted import Prompted, prompted
+from conpet.errors import ConfigError, RoutingError, did_you_mean
 from conpet.types import SoftPrompt
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
@@ -73,13 +73,40 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """Last hidden states after the final norm, (B, S, d), of ids and mask (B, S).
 
-        A soft prompt stands before the texts; the states are those of the texts alone.
+        A soft prompt stands before the texts or behind them; the states are those of the texts
+        alone. RoutingError for one behind them where the model is causal: they would not see it.
         """
         if soft_prompt is None:
             return self._states(input_ids=input_ids, attention_mask=attention_mask)
-        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="right")
+        if soft_prompt.position == "after" and self.kind == "decoder":
+            raise RoutingError(
+                f"backbone '{self.name}' is causal: the states of a text never see a soft prompt "
+                "behind it; put it before the text (adapter.position=before), or ask for answers "
+                "in free text"
+            )
+        whole = self.with_prompt(soft_prompt, input_ids, attention_mask)
         states = self._states(inputs_embeds=whole.embeddings, attention_mask=whole.mask)
         return whole.text(states, input_ids.shape[1])
+
+    def with_prompt(
+        self,
+        soft_prompt: SoftPrompt,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        padding: Literal["left", "right"] = "right",
+    ) -> Prompted:
+        """What the model reads of a soft prompt and texts, ids and mask (B, S).
+
+        RoutingError where they are longer than what it can read.
+        """
+        m, length = soft_prompt.embeddings.shape[1], input_ids.shape[1]
+        if m + length > self.max_length:
+            raise RoutingError(
+                f"a soft prompt of {m} embeddings and texts of {length} tokens are together longer "
+                f"than the {self.max_length} positions of backbone '{self.name}'; route to fewer "
+                "prompts, make them shorter (adapter.length), or cut the texts"
+            )
+        return prompted(soft_prompt, self.embed(input_ids), attention_mask, padding=padding)
 
     @abstractmethod
     def _states(self, **inputs: Tensor) -> Tensor:

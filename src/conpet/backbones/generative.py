@@ -26,7 +26,6 @@ from transformers import (
 from conpet.backbones.base import Backbone, Family
 from conpet.backbones.decoder import DecoderBackbone
 from conpet.backbones.encdec import EncoderDecoderBackbone
-from conpet.backbones.prompted import prompted
 from conpet.errors import ConfigError
 from conpet.types import NO_TOKEN, SoftPrompt
 
@@ -180,7 +179,7 @@ class CausalLM(GenerativeBackbone):
         soft prompt stands before the text."""
         if soft_prompt is None:
             return *on_the_left(input_ids, attention_mask), None
-        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="left")
+        whole = self.with_prompt(soft_prompt, input_ids, attention_mask, padding="left")
         return whole.ids(input_ids), whole.mask, whole.embeddings
 
 
@@ -242,7 +241,7 @@ class Seq2SeqLM(GenerativeBackbone):
         """What the encoder reads; the decoder attends to all of it, the soft prompt included."""
         if soft_prompt is None:
             return {"input_ids": input_ids, "attention_mask": attention_mask}
-        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="right")
+        whole = self.with_prompt(soft_prompt, input_ids, attention_mask)
         return {"inputs_embeds": whole.embeddings, "attention_mask": whole.mask}
 
     def start_id(self) -> int:

@@ -16,6 +16,8 @@ attention come from train (theirs: from dev, hence from the test), never from te
 another method the values of SAPT itself are left out, and those of training stay. What else differs
 is listed in docs/text.md; of it one value could not be written down: the authors cap the steps of
 six long-sequence tasks on LLaMA, and ``train.max_steps`` is for all tasks alike.
+
+Those of the methods that both papers compare with are in ``originals.py``.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conpet.config.originals import ORIGINALS, original_values
 from conpet.config.presets import STATIC_BASES
 from conpet.errors import ConfigError, did_you_mean
 
@@ -83,7 +86,7 @@ _SAPT = {
     "sapt-original-llama-superni": _Text(_LLAMA, "superni", 50, 5e-5, 4, 8, 1024, 1.0),
     "sapt-original-llama-long": _Text(_LLAMA, "long-sequence", 20, 5e-5, 4, 8, 1024, 2.0),
 }
-PROFILES = (CONPET, *(f"{CONPET}/{column}" for column in COLUMNS), *_SAPT)
+PROFILES = (CONPET, *(f"{CONPET}/{column}" for column in COLUMNS), *_SAPT, *ORIGINALS)
 
 
 def profile_values(
@@ -100,6 +103,8 @@ def profile_values(
             f"unknown profile '{profile}'.{did_you_mean(profile, PROFILES)} "
             f"Allowed: {', '.join(PROFILES)}"
         )
+    if profile in ORIGINALS:
+        return original_values(profile, method)
     allowed = (_SAPT[profile].stream,) if profile in _SAPT else tuple(_CONPET)
     name = None if stream is None else Path(stream).stem
     if name is not None and name not in allowed:

@@ -136,23 +136,35 @@ class Method(Protocol):
     """A continual-learning method. Implementations are frozen dataclasses of hyper-parameters.
 
     Attributes:
-        needs_task_id: it answers only where the task of an input is known.
         default_replay, replay_kinds: the kind of replay it takes, and those it can take.
         refuses: why it cannot take other kinds: a reason for ``replay.kind``, ``adapter.kind``.
         default_selection: how the exemplars of a memory are chosen.
         adapter_kinds: the kinds of adapter it can train.
+        adapter_defaults: keys of ``adapter`` that are other ones for it than for most, where a
+            configuration leaves them out.
         has_head: its adapter has a head that gives logits.
         answers: what it can learn to give: a ``class``, or ``text``.
     """
 
-    needs_task_id: ClassVar[bool] = False
     default_replay: ClassVar[str] = "none"
     replay_kinds: ClassVar[tuple[str, ...]] = ("none",)
     refuses: ClassVar[Mapping[str, str]] = {}
     default_selection: ClassVar[str] = "random"
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "full")
+    adapter_defaults: ClassVar[Mapping[str, Any]] = {}
     has_head: ClassVar[bool] = True
     answers: ClassVar[tuple[str, ...]] = ("class",)
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether it answers only where the task of an input is known."""
+        return False
+
+    @property
+    def mode(self) -> str:
+        """Which of two things it does that are not to be compared; stands behind its name in every
+        result. Empty where there is one."""
+        return ""
 
     def modules(self, state: State) -> Mapping[str, nn.Module]:
         """The method's own modules, as they are before anything is learned; saved with the
@@ -197,6 +209,11 @@ class Method(Protocol):
     def notes(self, state: State) -> Sequence[str]:
         """What a person may want to know of the newest task once it is learned."""
         return ()
+
+    def prompts(self, n_tasks: int) -> int:
+        """Most soft prompts that stand with one text once ``n_tasks`` are learned; a text is cut
+        to what they leave of the context."""
+        return 1
 
     def phases(self, state: State) -> Sequence[Phase]:
         """What is optimised for the newest task of the history, in order."""

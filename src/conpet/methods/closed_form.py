@@ -14,6 +14,7 @@ from torch import Tensor
 from conpet.errors import ConfigError
 from conpet.methods.base import Computation, Method, State
 from conpet.routing.analytic import add_task, task_scores
+from conpet.routing.base import plain
 from conpet.routing.gaussian import Weigh
 from conpet.types import Batch
 
@@ -34,7 +35,7 @@ class AddToRouter(Computation):
 
     def end(self, state: State) -> None:
         task = state.task
-        features = torch.from_numpy(state.each(task.train, state.plain_mean))  # (n, d)
+        features = torch.from_numpy(state.features(task.train, how="mean"))  # (n, d)
         column = torch.from_numpy(task.train_labels) - task.first_column
         if not task.labels:
             column = torch.zeros_like(column)
@@ -57,9 +58,11 @@ class AddToRouter(Computation):
         return True
 
 
+@torch.no_grad()
 def scores_of_tasks(state: State, batch: Batch) -> Tensor:
     """(B, T) what the closed-form router says of each task; one pass of the plain backbone."""
-    return task_scores(state.buffers, ROUTER, state.plain_mean(batch))
+    features = state.forward(batch, plain(len(batch), state.device), "mean").features
+    return task_scores(state.buffers, ROUTER, features)
 
 
 def check_router(method: Method, router: str, own: Mapping[str, Sequence[str]]) -> None:
@@ -69,11 +72,11 @@ def check_router(method: Method, router: str, own: Mapping[str, Sequence[str]]) 
         router: the method's.
         own: the options that concern one router alone, by router.
     """
-    plain = type(method)()
+    usual = type(method)()
     for other, names in own.items():
         for name in names if other != router else ():
             given = getattr(method, name)
-            if given != getattr(plain, name):
+            if given != getattr(usual, name):
                 raise ConfigError(
                     f"method.{name} is {given}, which concerns method.router={other} alone, and "
                     f"this run's is '{router}'; leave one of the two out"

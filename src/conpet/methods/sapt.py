@@ -28,7 +28,7 @@ from conpet.methods.reflection import (
 )
 from conpet.methods.samples import GivenSamples
 from conpet.methods.state import one_each
-from conpet.methods.tune import Tune
+from conpet.methods.tune import Tune, every_head
 from conpet.replay.dynamic import NoReplay
 from conpet.replay.pseudo import about, wanted
 from conpet.routing.attention import (
@@ -303,21 +303,17 @@ class SAPT(Method):
 
 def class_logits(state: State, batch: Batch, routing: Routing) -> Tensor:
     """(B, C) the heads of all tasks side by side, on the mixed features."""
-    return torch.cat(_by_task(state, batch, routing), dim=1)
+    return every_head(state, state.forward(batch, routing).features)
 
 
 def posterior(state: State, batch: Batch, routing: Routing) -> Tensor:
     """(B, C) log a_i + log p_i(c), with p_i the softmax of head i on the mixed features."""
     tiny = torch.finfo(torch.float32).tiny
+    sizes = [len(task.labels) for task in state.history]
+    heads = class_logits(state, batch, routing).split(sizes, dim=1)
     log_a = routing.weights.clamp_min(tiny).log().split(1, dim=1)
-    heads = zip(log_a, _by_task(state, batch, routing), strict=True)
-    return torch.cat([a + logits.float().log_softmax(dim=1) for a, logits in heads], dim=1)
-
-
-def _by_task(state: State, batch: Batch, routing: Routing) -> list[Tensor]:
-    """(B, C_i) what the head of each task makes of the mixed features."""
-    features = state.forward(batch, routing).features
-    return [state.pool.head(name)(features) for name in state.task_names]
+    own = [a + logits.log_softmax(dim=1) for a, logits in zip(log_a, heads, strict=True)]
+    return torch.cat(own, dim=1)
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -370,6 +366,3 @@ class Attend(Tune):
 
     def _logits(self, state: State, batch: Batch) -> Tensor:
         return class_logits(state, batch, self._routing(state, batch))
-
-    def _log_probs(self, state: State, batch: Batch) -> Tensor:
-        return state.answer_log_probs(batch, self._routing(state, batch))

@@ -24,7 +24,6 @@ from conpet.objectives.generate import Decoding, Pick, Written, token_log_probs
 from conpet.replay.base import FeatureKind, Replay, Rows
 from conpet.replay.logits import LogitCache
 from conpet.replay.pseudo import PseudoSamples
-from conpet.routing.base import plain
 from conpet.runtime import derive_seed, rng
 from conpet.types import Batch, Routing, Task
 
@@ -173,13 +172,29 @@ class State:
         while start < len(order):
             longest = int(self.store.lengths[rows[order[start]]])
             answer = self.decoding.max_new_tokens if self.writes else 0
-            size = self._rows_at_once(longest + answer)
+            size = self._rows_at_once(longest + answer + self.pool.prompt_length)
             yield self.batch(rows[order[start : start + size]])
             start += size
 
     def _rows_at_once(self, length: int) -> int:
-        """Rows of so many tokens that fit the token budget, soft prompts included."""
-        return max(1, self.token_budget // (self.pool.prompt_length + length))
+        """Rows of so many tokens, soft prompts included, that fit the token budget."""
+        return max(1, self.token_budget // max(1, length))
+
+    def _divided(self, batch: Batch, routing: Routing) -> Iterator[tuple[Batch, Routing]]:
+        """A batch in parts that fit the token budget. It does so as it is where its rows have one
+        soft prompt at most (``chunks``); and a training batch stays one, whose size is given."""
+        if routing.combine != "concat" or torch.is_grad_enabled():
+            yield batch, routing
+            return
+        for at in self._parts(batch, routing, batch.answer_ids.shape[1]):
+            yield batch.select(at), routing.rows(at)
+
+    def _parts(self, batch: Batch, routing: Routing, behind: int = 0) -> Iterator[Tensor]:
+        """The places (B,) of a batch, as many at a time as fit the token budget with what the
+        routing puts beside their texts, and ``behind`` tokens of an answer."""
+        length = self.pool.positions(routing) + batch.input_ids.shape[1] + behind
+        places = torch.arange(len(batch), device=self.device)
+        yield from places.split(self._rows_at_once(length))
 
     def rng(self, *parts: object) -> np.random.Generator:
         """A generator that depends on the run's seed, the task at hand and ``parts`` alone."""
@@ -197,27 +212,25 @@ class State:
         found: Tensor = embed(batch.input_ids)
         return found
 
-    def forward(self, batch: Batch, routing: Routing) -> Output:
-        """Features at the read-out. ``expand`` makes one row of each (example, adapter) pair."""
-        if routing.combine == "mix":
+    def forward(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Output:
+        """Features at the read-out (``how``; None is the run's own). ``expand`` makes one row of
+        each (example, adapter) pair."""
+        if routing.combine != "expand":
             everyone = torch.arange(len(batch), device=self.device)
-            return Output(self._features(batch, routing), everyone, torch.zeros_like(everyone))
+            parts = [self._features(*part, how) for part in self._divided(batch, routing)]
+            return Output(torch.cat(parts), everyone, torch.zeros_like(everyone))
         example, column = routing.weights.nonzero(as_tuple=True)
-        size = self._rows_at_once(batch.input_ids.shape[1])
+        size = self._rows_at_once(self.pool.prompt_length + batch.input_ids.shape[1])
         features = [
             self._features(
                 batch.select(example[i : i + size]),
                 one_each(routing.names, column[i : i + size]),
+                how,
             )
             for i in range(0, len(example), size)
         ]
         empty = torch.zeros(0, self.backbone.hidden_size, device=self.device)
         return Output(torch.cat(features) if features else empty, example, column)
-
-    @torch.no_grad()
-    def plain_mean(self, batch: Batch) -> Tensor:
-        """(B, d) the mean over its tokens of what the plain backbone makes of a prompt."""
-        return self._features(batch, plain(len(batch), self.device), "mean")
 
     def _features(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Tensor:
         self.passes += len(batch)
@@ -226,7 +239,13 @@ class State:
         return read_out(hidden, batch, how or self.read_out)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
-        """(B, A) log p of the answers' tokens under a ``mix`` routing; 0 behind them."""
+        """(B, A) log p of the answers' tokens under a ``mix`` or ``concat`` routing; 0 behind
+        them."""
+        parts = [self._answer_log_probs(*part) for part in self._divided(batch, routing)]
+        width = batch.answer_ids.shape[1]
+        return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+    def _answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
         self.passes += len(batch)
         with self.pool.routed(routing) as soft_prompt, self._half():
             logits = self._writer.answer_logits(
@@ -242,7 +261,7 @@ class State:
         decoding: Decoding | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Written:
-        """An answer in free text to each prompt under a ``mix`` routing.
+        """An answer in free text to each prompt under a ``mix`` or ``concat`` routing.
 
         Args:
             decoding: None is the run's own.
@@ -255,9 +274,7 @@ class State:
             seeds = None
         elif seeds is None:
             seeds = self._seeds(batch, decoding.seed)
-        size = self._rows_at_once(batch.input_ids.shape[1] + decoding.max_new_tokens)
-        for start in range(0, len(batch), size):
-            at = torch.arange(start, min(start + size, len(batch)), device=self.device)
+        for at in self._parts(batch, routing, decoding.max_new_tokens):
             chunk = batch.select(at)
             self.passes += len(chunk)
             pick = Pick(decoding, [seeds[i] for i in at.tolist()] if seeds is not None else None)
@@ -300,12 +317,12 @@ class State:
     def class_logits(self, batch: Batch, routing: Routing) -> Tensor:
         """The routed heads side by side, (B, C); null logits for tasks that were not routed to.
 
-        ``mix``: the features go through the head of the one routed adapter. ``expand``: every
-        adapter's head answers for its own task; live adapters with gradient, frozen ones without,
-        from the logit cache where it has them.
+        ``mix`` and ``concat``: the features go through the head of the first routed adapter.
+        ``expand``: every adapter's head answers for its own task; live adapters with gradient,
+        frozen ones without, from the logit cache where it has them.
         """
         shape = (len(batch), self.n_classes)
-        if routing.combine == "mix":
+        if routing.combine != "expand":
             output = self.forward(batch, routing)
             head = self.pool.head(routing.names[0])
             return side_by_side([head(output.features)], [output.example], [0], shape)
@@ -373,28 +390,22 @@ class State:
         return f"{name}-{self.pool.fingerprint(name)[:16]}"
 
     @torch.no_grad()
-    def features(self, rows: np.ndarray, routing_of: str | None = None) -> np.ndarray:
+    def features(
+        self, rows: np.ndarray, routing_of: str | None = None, how: ReadOut | None = None
+    ) -> np.ndarray:
         """Hidden states at the read-out, (n, d) float32, in the order of ``rows`` (may repeat).
 
-        Through the adapter ``routing_of``, or the plain backbone where it is None.
+        Through the adapter ``routing_of``, or the plain backbone where it is None; read out as
+        ``how`` says, or as the run does.
         """
         names = () if routing_of is None else (routing_of,)
-
-        def through(batch: Batch) -> Tensor:
-            weights = torch.ones(len(batch), len(names), device=self.device)
-            return self.forward(batch, Routing(names, weights)).features
-
-        return self.each(rows, through)
-
-    @torch.no_grad()
-    def each(self, rows: np.ndarray, what: Callable[[Batch], Tensor]) -> np.ndarray:
-        """What is computed of each row, (n, d) float32, in the order of ``rows`` (may repeat)."""
         distinct, place = np.unique(rows, return_inverse=True)
         # zeros: a dry run, which cannot tell rows apart, does not fill all of them
         out = np.zeros((len(distinct), self.backbone.hidden_size), np.float32)
         for batch in self.chunks(distinct):
-            found = what(batch).cpu().numpy()
-            out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = found
+            weights = torch.ones(len(batch), len(names), device=self.device)
+            features = self.forward(batch, Routing(names, weights), how).features.cpu().numpy()
+            out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = features
         return out[place]
 
     def look(

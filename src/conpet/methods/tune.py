@@ -21,7 +21,7 @@ from conpet.methods.base import (
     State,
     Step,
 )
-from conpet.objectives.classify import cross_entropy
+from conpet.objectives.classify import cross_entropy, side_by_side
 from conpet.objectives.generate import answer_loss, mean_log_prob
 from conpet.objectives.prototypes import class_means
 from conpet.replay.base import Replay, Rows
@@ -107,7 +107,11 @@ class Tune(Phase):
 
     def _features(self, state: State, batch: Batch) -> Tensor:
         """(B, d) hidden states at the read-out."""
-        return state.forward(batch, single(self.adapter, len(batch), state.device)).features
+        return state.forward(batch, self._routing(state, batch)).features
+
+    def _routing(self, state: State, batch: Batch) -> Routing:
+        """What answers while it trains."""
+        return single(self.adapter, len(batch), state.device)
 
     def _answers(self, state: State, features: Tensor) -> Tensor:
         """(B, C) logits of features (B, d)."""
@@ -122,7 +126,7 @@ class Tune(Phase):
 
     def _log_probs(self, state: State, batch: Batch) -> Tensor:
         """(B, A) of the answers' tokens."""
-        return state.answer_log_probs(batch, single(self.adapter, len(batch), state.device))
+        return state.answer_log_probs(batch, self._routing(state, batch))
 
     def _hits(self, state: State, batch: Batch) -> Tensor:
         """(B,) what ``validate`` counts as right, 0..1."""
@@ -134,6 +138,15 @@ class Tune(Phase):
         if self.target == "task":
             return batch.task
         return batch.label - (state.task.first_column if self.target == "within" else 0)
+
+
+def every_head(state: State, features: Tensor) -> Tensor:
+    """(B, C) logits: the heads of all tasks side by side, on the same features (B, d)."""
+    logits = [state.pool.head(task.name)(features) for task in state.history]
+    everyone = torch.arange(len(features), device=state.device)
+    first = [task.first_column for task in state.history]
+    shape = (len(features), state.n_classes)
+    return side_by_side(logits, [everyone] * len(logits), first, shape)
 
 
 def drawn(state: State, replay: Replay, name: str, batch_size: int, epoch: int) -> list[Rows]:

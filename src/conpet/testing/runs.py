@@ -46,7 +46,8 @@ _SMALL_OF: dict[str, dict[str, Any]] = {
         "method__generator_batch_size": 6,
         "method__generator_tokens": 12,
         "method__generator_shortest": 1,
-    }
+    },
+    "l2p": {"method__pool": 6, "method__top_n": 2},
 }
 """What makes the runs of a method small that takes steps of its own."""
 
@@ -139,8 +140,11 @@ class Runs:
             replay=DynamicReplay(5) if "dynamic" in method.replay_kinds else None,
             spec=PhaseSpec(epochs=2, batch_size=4),
             read_out="mean" if self.case.kind in ("text", "instruction") else "mask",
-            kind=self.case.adapter,
-            **self.case.options_of("adapter"),
+            **{
+                **method.adapter_defaults,
+                "kind": self.case.adapter,
+                **self.case.options_of("adapter"),
+            },
         )
         watch = Watch(method, state)
         teach(state, watch, *self.stream.tasks)

@@ -197,7 +197,7 @@ def test_a_family_whose_attention_takes_none_is_refused() -> None:
 def test_a_prefix_longer_than_the_context_is_refused(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"adapter__kind": "prefix", "device": "cpu"}
     longest = tiny_bert().max_length
-    with pytest.raises(ConfigError, match=f"leaves 0 of the {longest} .* behind a prefix"):
+    with pytest.raises(ConfigError, match=f"leaves 0 of the {longest} .* beside a prefix"):
         fit(
             synthetic_stream(),
             out=tmp_path / "a",

@@ -123,6 +123,10 @@ METHODS = Registry(
             "conpet.methods.l2p:L2P",
             "soft prompts from a pool, chosen for each input by their keys (L2P)",
         ),
+        "epi": Entry(
+            "conpet.methods.epi:EPI",
+            "a prefix per task, chosen by the nearest class mean on frozen features (EPI)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",

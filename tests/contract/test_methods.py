@@ -33,6 +33,10 @@ CASES += [
     Case("replay", "prompt", "tiny-t5", "instruction", (RESHAPED, ("replay__share", 0.2))),
 ]
 CASES += [
+    Case("epi", "prefix", "tiny-llama", "relation", (("method__start", "mean"),)),
+    Case("epi", "prefix", "tiny-t5", "typing", (("method__shrinkage", 0.0),)),
+    Case("epi", "prefix", "tiny-t5", "instruction"),
+    Case("epi", "prefix", "tiny-llama", "instruction", (("method__start", "last"),)),
     Case("conpet-dynamic", "prefix", "tiny-llama", "relation"),
     Case("per-task", "prefix", "tiny-t5", "typing"),
     Case("conpet-dynamic", "prefix", "tiny-llama", "instruction"),

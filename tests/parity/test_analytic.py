@@ -82,6 +82,19 @@ def test_scores_are_those_of_the_formula(weigh: Weigh, covariance: Any, shrinkag
     compared(found, expected(tasks, h, shrunk(covariance(tasks), shrinkage)))
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_without_shrinkage_the_pseudo_inverse_is_that_of_the_formula(n: int) -> None:
+    """Of one task alone there are fewer examples than features: S is singular."""
+    tasks, h = [task[:1] for task in drawn()[:n]], np.random.default_rng(1).normal(size=(9, D))
+    tables = router(tasks, shrinkage=0.0, weigh="classes")
+    inverse = np.linalg.pinv(averaged(tasks), hermitian=True)
+    found = task_scores(tables, "r", torch.from_numpy(h))
+    means = [task[0].mean(axis=0) for task in tasks]
+    value = np.stack([h @ inverse @ m - 0.5 * m @ inverse @ m for m in means], axis=1)
+    best = value.max(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.numpy(), value - best, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("weigh", ["examples", "classes"])
 def test_any_order_of_the_tasks_gives_the_same_router(weigh: Weigh) -> None:
     tasks, h = drawn(), torch.randn(9, D, generator=torch.Generator().manual_seed(2))

@@ -446,6 +446,7 @@ def test_the_profile_of_a_method_is_its_own() -> None:
 
 # method, kind of adapter and its length, lr, epochs, batch
 BASELINES = {
+    "epi-original": ("epi", "prefix", 16, 0.03, 5, 32),
     "progprompt-original": ("progprompt", "prompt", 10, 0.3, 10, 8),
     "l2p-original-text": ("l2p", "prompt", 16, 0.03, 5, 32),
     "l2p-original-vision": ("l2p", "prompt", 5, 0.03, 6, 32),

@@ -5,6 +5,9 @@ differ in all of them: the optimiser is AdamW, and texts are cut inside the inpu
 
 ``progprompt-original``: arXiv 2301.12314, T5-large. The task id is given, as the authors have it.
 
+``epi-original``: EPI's code (Wang et al. 2023, ACL), BERT-base; theirs warms the learning rate up
+over the first tenth of the steps.
+
 ``l2p-original-text``: the text variant of L2P (arXiv 2112.08654) in the code of EPI, BERT-base.
 ``l2p-original-vision``: the first published values, for images: how many prompts, how long, how
 pulled.
@@ -24,6 +27,19 @@ ORIGINALS: dict[str, dict[str, Any]] = {
             "batch_size": 8,
             "lr": 0.3,
             "weight_decay": 1e-5,
+            "select": "best",
+        },
+    },
+    "epi-original": {
+        "method": {"name": "epi", "shrinkage": 0.0, "weigh": "classes", "start": "fresh"},
+        "backbone": {"max_length": 256, "read_out": "mean"},
+        "adapter": {"kind": "prefix", "length": 16},
+        "train": {
+            "epochs": 5,
+            "batch_size": 32,
+            "lr": 0.03,
+            "schedule": "linear",
+            "weight_decay": 0.0,
             "select": "best",
         },
     },

@@ -9,8 +9,8 @@ over the scores is the posterior of the tasks' nearest classes. Where answers ar
 is one class.
 
 From EPI (Wang et al. 2023, ACL 2023). The shrinkage g is ours: with fewer examples than features S
-has no inverse, and for the authors' pseudo-inverse a difference outside of what was seen counts
-nothing.
+has no inverse, and for the authors' pseudo-inverse, which g = 0 stands for, a difference outside of
+what was seen counts nothing.
 
 What is kept are sums that commute (``conpet.routing.gaussian``): tasks in any order give the same
 router. No example is looked at again.
@@ -43,14 +43,15 @@ def add_task(
     """Add a task by the features (n, d) of its examples, ``column`` (n,) their class in it.
 
     Args:
-        shrinkage: g, above 0 and at most 1.
+        shrinkage: g, 0..1.
         weigh: see ``add_classes``; ``classes`` is what EPI's authors do.
     """
     add_classes(tables, prefix, features, column, n_classes, weigh=weigh)
     known = tables.get(f"{prefix}/classes", torch.zeros(0, dtype=torch.long))
     tables[f"{prefix}/classes"] = torch.cat([known, torch.tensor([n_classes])])
     sigma = covariance(tables[f"{prefix}/scatter"], tables[f"{prefix}/count"], shrinkage)
-    weight, bias = discriminant(tables[f"{prefix}/mean"], sigma)
+    mean, singular = tables[f"{prefix}/mean"], shrinkage == 0
+    weight, bias = discriminant(mean, sigma, singular=singular)
     tables[f"{prefix}/weight"], tables[f"{prefix}/bias"] = weight.contiguous(), bias
 
 

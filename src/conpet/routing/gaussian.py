@@ -61,11 +61,17 @@ def covariance(scatter: Tensor, count: Tensor, shrinkage: float) -> Tensor:
     return (1 - shrinkage) * s + shrinkage * sphere
 
 
-def discriminant(mean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def discriminant(mean: Tensor, sigma: Tensor, *, singular: bool = False) -> tuple[Tensor, Tensor]:
     """w (C, d) and b (C,) of w_c h + b_c = -1/2 (h - mu_c)^T Sigma^-1 (h - mu_c) + r(h).
 
     w_c = Sigma^-1 mu_c and b_c = -1/2 mu_c^T Sigma^-1 mu_c, for class means (C, d) and one Sigma
     (d, d). What is left over, r(h) = 1/2 h^T Sigma^-1 h, is the same for every class.
+
+    Args:
+        singular: Sigma may have no inverse; its pseudo-inverse takes the place.
     """
-    weight = torch.linalg.solve(sigma, mean.T).T
+    if singular:
+        weight = mean @ torch.linalg.pinv(sigma, hermitian=True)
+    else:
+        weight = torch.linalg.solve(sigma, mean.T).T
     return weight, -0.5 * (mean * weight).sum(dim=1)

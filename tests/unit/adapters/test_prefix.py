@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import CONFIG_MAPPING
 
 from conpet import fit
 from conpet.adapters.io import load_adapter, save_adapter
 from conpet.adapters.pool import Pool
+from conpet.backbones.decoder import DecoderBackbone
+from conpet.backbones.encdec import EncoderDecoderBackbone
 from conpet.backbones.encoder import EncoderBackbone
 from conpet.config import RunConfig
 from conpet.errors import CheckpointError, ConfigError, RoutingError
@@ -66,6 +69,41 @@ def test_each_row_is_what_it_is_alone(make: Any, attention: str) -> None:
         torch.testing.assert_close(whole[b, :n], alone[0], rtol=0, atol=2e-5)
         unchanged = torch.allclose(whole[b, :n], plain[b, :n], atol=2e-5)
         assert unchanged == (b == 2)
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 70}
+T5_SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 70}
+MORE = {"intermediate_size": 48, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+OF_DECODERS = {"num_key_value_heads": 2, "head_dim": 8}
+FAMILIES = [
+    (kind, name, sizes)
+    for kind, sizes in (
+        (EncoderBackbone, {**SIZES, **MORE, "embedding_size": 32}),
+        (DecoderBackbone, {**SIZES, **MORE, **OF_DECODERS}),
+        (EncoderDecoderBackbone, T5_SIZES),
+    )
+    for name, family in kind.families.items()
+    if family.prefix is not None
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "sizes"), FAMILIES, ids=[f[1] for f in FAMILIES])
+def test_every_family_that_is_named_can_have_prefixes(
+    kind: Any, name: str, sizes: dict[str, Any]
+) -> None:
+    config = CONFIG_MAPPING[name](**sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind.auto_class.from_config(config, attn_implementation="eager")
+    backbone = kind(name, model, tiny_bert().tokenizer)
+    backbone.ordinary_tokens = range(5, 60)
+    pool = pool_on(backbone)
+    whole, plain = states(backbone, pool, MIXED), states(backbone, pool, torch.zeros(5, 3))
+    for b in range(5):
+        n = int(MASK[b].sum())
+        alone = states(backbone, pool, MIXED, slice(b, b + 1))
+        torch.testing.assert_close(whole[b, :n], alone[0], rtol=0, atol=2e-5)
+        assert torch.allclose(whole[b, :n], plain[b, :n], atol=1e-5) == (b == 2)
 
 
 @pytest.mark.parametrize("make", READERS)

@@ -123,6 +123,10 @@ METHODS = Registry(
             "conpet.methods.l2p:L2P",
             "soft prompts from a pool, chosen for each input by their keys (L2P)",
         ),
+        "lfpt5": Entry(
+            "conpet.methods.lfpt5:LFPT5",
+            "one soft prompt that answers and writes its own old examples (LFPT5)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",

@@ -127,6 +127,10 @@ METHODS = Registry(
             "conpet.methods.epi:EPI",
             "a prefix per task, chosen by the nearest class mean on frozen features (EPI)",
         ),
+        "lfpt5": Entry(
+            "conpet.methods.lfpt5:LFPT5",
+            "one soft prompt that answers and writes its own old examples (LFPT5)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",

@@ -66,6 +66,9 @@ CASES += [
     Case("l2p", "prompt", options=(("method__old_classes", "seen"), ("train__accumulate", 2))),
     Case("l2p", "prompt", "tiny-t5", "instruction"),
     Case("l2p", "prompt", "tiny-llama", "instruction", (RESHAPED,)),
+    Case("lfpt5", "prompt", "tiny-t5", "instruction", (("method__pseudo", "real"),)),
+    Case("lfpt5", "prompt", "tiny-t5", "instruction", (("train__accumulate", 2),)),
+    Case("lfpt5", "prompt", "tiny-llama", "instruction", (("method__pseudo", "real"), RESHAPED)),
 ]
 CASES += [
     Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),

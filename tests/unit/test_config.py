@@ -450,6 +450,7 @@ BASELINES = {
     "progprompt-original": ("progprompt", "prompt", 10, 0.3, 10, 8),
     "l2p-original-text": ("l2p", "prompt", 16, 0.03, 5, 32),
     "l2p-original-vision": ("l2p", "prompt", 5, 0.03, 6, 32),
+    "lfpt5-original": ("lfpt5", "prompt", 300, 0.5, 420, 2),
 }
 
 

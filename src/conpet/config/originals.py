@@ -11,6 +11,9 @@ over the first tenth of the steps.
 ``l2p-original-text``: the text variant of L2P (arXiv 2112.08654) in the code of EPI, BERT-base.
 ``l2p-original-vision``: the first published values, for images: how many prompts, how long, how
 pulled.
+
+``lfpt5-original``: arXiv 2110.07298, T5-large v1.1 adapted to language modelling. Theirs is
+Adafactor at this learning rate, 16 examples a class, and the best state from epoch 256 on.
 """
 
 from __future__ import annotations
@@ -52,6 +55,27 @@ ORIGINALS: dict[str, dict[str, Any]] = {
         "method": {"name": "l2p", "pool": 10, "top_n": 5, "pull": 0.1, "old_classes": "masked"},
         "adapter": {"kind": "prompt", "length": 5},
         "train": {"lr": 0.03},
+    },
+    "lfpt5-original": {
+        "method": {
+            "name": "lfpt5",
+            "generation": 0.25,
+            "distillation": 0.01,
+            "generator_tokens": 256,
+            "generator_top_k": 64,
+            "generator_penalty": 2.5,
+        },
+        "adapter": {"kind": "prompt", "position": "after", "length": 300},
+        "generation": {"max_prompt_length": 128},
+        "train": {
+            "epochs": 420,
+            "batch_size": 2,
+            "accumulate": 4,
+            "lr": 0.5,
+            "weight_decay": 1e-5,
+            "clip": 1.0,
+            "select": "best",
+        },
     },
 }
 

@@ -371,6 +371,7 @@ class RunConfig(Section):
         Asked before anything is learned.
         """
         if not text:
+            self.build_method().check_classes()
             return
         self.build_method().check_text()
         if self.backbone.prompt != "auto":

@@ -137,7 +137,8 @@ class Method(Protocol):
 
     Attributes:
         default_replay, replay_kinds: the kind of replay it takes, and those it can take.
-        refuses: why it cannot take other kinds: a reason for ``replay.kind``, ``adapter.kind``.
+        refuses: why it cannot take other kinds: a reason for ``replay.kind``, ``adapter.kind``,
+            or for answers that are a ``class``.
         default_selection: how the exemplars of a memory are chosen.
         adapter_kinds: the kinds of adapter it can train.
         adapter_defaults: keys of ``adapter`` that are other ones for it than for most, where a
@@ -193,6 +194,20 @@ class Method(Protocol):
             raise ConfigError(
                 f"method '{type(self).__name__}' learns classes, and the answers of this stream "
                 f"are free text; methods that can learn it: {', '.join(able)}"
+            )
+
+    def check_classes(self) -> None:
+        """Raise ConfigError where it cannot learn classes.
+
+        Asked before a stream of classes is learned.
+        """
+        if "class" not in self.answers:
+            able = [name for name in METHODS if "class" in METHODS.load(name).answers]
+            reason = self.refuses.get("class", "")
+            raise ConfigError(
+                f"method '{type(self).__name__}' learns answers in free text, and those of this "
+                f"stream are classes{reason and ': ' + reason}; methods that can learn it: "
+                f"{', '.join(able)}"
             )
 
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:

@@ -17,7 +17,8 @@ from conpet.adapters.seeding import generator_for
 from conpet.errors import ConfigError
 from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State, Step
 from conpet.methods.closed_form import AddToRouter, check_router, scores_of_tasks
-from conpet.methods.generator import Generate, Recipe
+from conpet.methods.generator import Generate
+from conpet.methods.pairs import Recipe
 from conpet.methods.reflection import (
     ATTENTION,
     OldTasks,

@@ -1,7 +1,7 @@
 """State: everything that has been learned, and what is computed with it.
 
 Shapes: B batch, S sequence, d hidden, P pairs (example, adapter), C classes seen, T tasks seen,
-A positions of an answer.
+A positions of an answer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -246,12 +246,15 @@ class State:
         return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
     def _answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
+        return token_log_probs(self.answer_logits(batch, routing), batch.answer_ids)
+
+    def answer_logits(self, batch: Batch, routing: Routing) -> Tensor:
+        """(B, A, V) the logits of each token of the answers; not defined behind them."""
         self.passes += len(batch)
         with self.pool.routed(routing) as soft_prompt, self._half():
-            logits = self._writer.answer_logits(
+            return self._writer.answer_logits(
                 batch.input_ids, batch.attention_mask, batch.answer_ids, soft_prompt
             )
-        return token_log_probs(logits, batch.answer_ids)
 
     @torch.no_grad()
     def generate(

@@ -31,6 +31,8 @@ from conpet.types import Batch, Latents, Routing
 
 SHARED = "@shared"
 """The one adapter of a method that has one for all tasks."""
+TEACHER = "@teacher"
+"""A frozen copy of an adapter as it was before the newest task."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,15 @@ class Tune(Phase):
         if self.target == "task":
             return batch.task
         return batch.label - (state.task.first_column if self.target == "within" else 0)
+
+
+def add_teacher(state: State, of: str) -> None:
+    """Adapter ``TEACHER``: a copy of the frozen adapter ``of``, frozen itself, until removed."""
+    pool = state.pool
+    n_classes = pool.head(of).n_classes if pool.has_head(of) else 0
+    pool.add(TEACHER, seed=0, n_classes=n_classes, role="teacher")
+    pool.freeze(TEACHER)
+    pool.load_tensors(TEACHER, pool.tensors(of))
 
 
 def every_head(state: State, features: Tensor) -> Tensor:

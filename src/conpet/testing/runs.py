@@ -47,6 +47,11 @@ _SMALL_OF: dict[str, dict[str, Any]] = {
         "method__generator_tokens": 12,
         "method__generator_shortest": 1,
     },
+    "lfpt5": {
+        "method__pseudo_share": 0.25,
+        "method__generator_tokens": 16,
+        "method__generator_shortest": 1,
+    },
     "l2p": {"method__pool": 6, "method__top_n": 2},
 }
 """What makes the runs of a method small that takes steps of its own."""

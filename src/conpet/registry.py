@@ -119,6 +119,22 @@ METHODS = Registry(
             "conpet.methods.o_lora:OLoRA",
             "a LoRA a task, all of them added, the new one orthogonal to the old (O-LoRA)",
         ),
+        "progprompt": Entry(
+            "conpet.methods.progprompt:ProgPrompt",
+            "a soft prompt per task before those of all older ones (Progressive Prompts)",
+        ),
+        "l2p": Entry(
+            "conpet.methods.l2p:L2P",
+            "soft prompts from a pool, chosen for each input by their keys (L2P)",
+        ),
+        "epi": Entry(
+            "conpet.methods.epi:EPI",
+            "a prefix per task, chosen by the nearest class mean on frozen features (EPI)",
+        ),
+        "lfpt5": Entry(
+            "conpet.methods.lfpt5:LFPT5",
+            "one soft prompt that answers and writes its own old examples (LFPT5)",
+        ),
         "joint": Entry(
             "conpet.methods.joint:Joint",
             "one adapter on the union of all tasks, once: the upper bound",

@@ -26,8 +26,12 @@ kernels are prepared anew (on a CPU that can cost more than the kernel itself)."
 NO_TOKEN = -100
 """Fills the answers of a batch behind their end; no loss is taken there."""
 
-Combine = Literal["mix", "expand"]
-COMBINE: tuple[Combine, ...] = ("mix", "expand")
+Combine = Literal["mix", "expand", "concat"]
+COMBINE: tuple[Combine, ...] = ("mix", "expand", "concat")
+
+
+Position = Literal["before", "after"]
+POSITIONS: tuple[Position, ...] = ("before", "after")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,9 @@ class Routing:
         combine: ``mix``: one pass, the adapters' outputs are added with these weights.
             ``expand``: each non-zero weight is a pass of its own and the heads' logits are put side
             by side.
+            ``concat``: one pass, the soft prompts of a row's non-zero weights stand behind one
+            another in the order of ``names``. As for ``expand``, weights only say which, and may
+            rank them.
         top: most non-zero weights of a row. A weight of zero is then no part of the computation: it
             costs nothing and has no gradient. None: any number, and where weights carry gradient
             those that are zero have one too.
@@ -196,16 +203,18 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class SoftPrompt:
-    """Embeddings that stand before those of a batch's texts.
+    """Embeddings that stand before those of a batch's texts, or behind them.
 
     Attributes:
         embeddings: (B, m, d) fp32.
         mask: (B, m) int64, 1 for the positions that are there, 0 for those to be left out; None:
             all are there. A row without any is its text alone.
+        position: ``before`` the text; or ``after`` its last real token, before any padding.
     """
 
     embeddings: Tensor
     mask: Tensor | None = None
+    position: Position = "before"
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]

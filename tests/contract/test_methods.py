@@ -14,9 +14,10 @@ KINDS: dict[str, Kind] = {"tiny-bert": "text", "tiny-llama": "relation", "tiny-t
 CASES = [
     Case(method, adapter, backbone, kind)
     for method in METHODS
+    if "class" in METHODS.load(method).answers
     for adapter in METHODS.load(method).adapter_kinds
     for backbone, kind in KINDS.items()
-    if adapter not in ("full", "prompt") or backbone == "tiny-bert"
+    if adapter not in ("full", "prompt", "prefix") or backbone == "tiny-bert"
 ]
 CASES += [
     Case(method, adapter if adapter in kinds else kinds[0], backbone, "instruction")
@@ -24,12 +25,23 @@ CASES += [
     if "text" in METHODS.load(method).answers
     for kinds in [METHODS.load(method).adapter_kinds]
     for adapter, backbone in (("lora", "tiny-t5"), ("bottleneck", "tiny-llama"))
+    if adapter in METHODS.load(method).adapter_kinds
 ]
 RESHAPED = ("adapter__bottleneck", 6)  # soft prompts that are re-parameterised while they train
 CASES += [
     Case("conpet-dynamic", "prompt", "tiny-llama", "relation", (RESHAPED,)),
     Case("conpet-dynamic", "prompt", "tiny-llama", "instruction"),
     Case("replay", "prompt", "tiny-t5", "instruction", (RESHAPED, ("replay__share", 0.2))),
+]
+CASES += [
+    Case("epi", "prefix", "tiny-llama", "relation", (("method__start", "mean"),)),
+    Case("epi", "prefix", "tiny-t5", "typing", (("method__shrinkage", 0.0),)),
+    Case("epi", "prefix", "tiny-t5", "instruction"),
+    Case("epi", "prefix", "tiny-llama", "instruction", (("method__start", "last"),)),
+    Case("conpet-dynamic", "prefix", "tiny-llama", "relation"),
+    Case("per-task", "prefix", "tiny-t5", "typing"),
+    Case("conpet-dynamic", "prefix", "tiny-llama", "instruction"),
+    Case("sequential", "prefix", "tiny-t5", "instruction"),
 ]
 MARKERS = (("method__generator_format", "markers"), ("method__generator_tokens", 56))
 TWO_OF_THEM = (("method__top_k", 2), ("method__train_top_k", True))
@@ -40,6 +52,24 @@ CASES += [
     Case("sapt", "prompt", "tiny-llama", "instruction", (RESHAPED,)),
     Case("sapt", options=(*TWO_OF_THEM, ("method__reference", "sample"))),
     Case("sapt", options=SELECTION),
+]
+ANALYTIC = ("method__router", "analytic")
+CASES += [
+    Case("conpet-dynamic", options=(ANALYTIC, ("method__top_k", 2))),
+    Case("conpet-dynamic", "lora", "tiny-t5", "instruction", (ANALYTIC,)),
+    Case("sapt", options=(ANALYTIC,)),
+    Case("sapt", "prompt", "tiny-t5", "instruction", (ANALYTIC, ("method__top_k", 1))),
+]
+CASES += [
+    Case("progprompt", "prompt", options=(("method__task_id", True), RESHAPED)),
+    Case("progprompt", "prompt", "tiny-t5", "instruction"),
+    Case("progprompt", "prompt", "tiny-llama", "instruction", (("method__task_id", True),)),
+    Case("l2p", "prompt", options=(("method__old_classes", "seen"), ("train__accumulate", 2))),
+    Case("l2p", "prompt", "tiny-t5", "instruction"),
+    Case("l2p", "prompt", "tiny-llama", "instruction", (RESHAPED,)),
+    Case("lfpt5", "prompt", "tiny-t5", "instruction", (("method__pseudo", "real"),)),
+    Case("lfpt5", "prompt", "tiny-t5", "instruction", (("train__accumulate", 2),)),
+    Case("lfpt5", "prompt", "tiny-llama", "instruction", (("method__pseudo", "real"), RESHAPED)),
 ]
 CASES += [
     Case("conpet-dynamic", "lora", "tiny-qwen", "instruction", (("method__top_k", 2),)),

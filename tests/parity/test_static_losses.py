@@ -8,8 +8,8 @@ import torch
 
 from conpet.objectives.contrastive import contrastive, geometry, some_rows
 from conpet.objectives.distillation import distillation
-from conpet.objectives.gaussian import add_classes, covariance
 from conpet.objectives.prototypes import class_means, nearest_mean_scores
+from conpet.routing.gaussian import add_classes, covariance
 
 RNG = np.random.default_rng(0)
 

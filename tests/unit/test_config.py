@@ -19,6 +19,7 @@ from conpet.config import (
     load_config,
     parse_config,
 )
+from conpet.config.originals import ORIGINALS
 from conpet.config.profiles import PROFILES, profile_values
 from conpet.config.schema import flatten
 from conpet.errors import ConfigError
@@ -251,7 +252,7 @@ def test_the_choice_of_exemplars_is_the_methods_own_unless_it_is_named() -> None
         ("train: {epochs: true}\n", "is True; it must be a valid integer"),
         ("train: {epochs: 2.5}\n", "'train.epochs' in run.yaml line 2 is 2.5"),
         ("adapter: {dropout: 1.0}\n", "it must be less than 1"),
-        ("adapter: loro\n", "it must be 'lora', 'bottleneck', 'prompt' or 'full'"),
+        ("adapter: loro\n", "it must be 'lora', 'bottleneck', 'prompt', 'prefix' or 'full'"),
         ("device: gpu\n", "it must be auto, cpu, mps, cuda or cuda:N"),
         ("trackers: [tensorbord]\n", "it must be 'tensorboard', 'wandb' or 'mlflow'"),
         ("replay: {batch_limit: 1}\n", "it must be at least 2"),
@@ -511,3 +512,23 @@ def test_the_profile_of_a_method_is_its_own() -> None:
     assert values("emr", "fewrel").replay.features == "logits"
     assert values("crl", "fewrel").replay.features == "hidden"
     assert values("emr", "fewrel").replay.frequency == 5
+
+
+# method, kind of adapter and its length, lr, epochs, batch
+BASELINES = {
+    "epi-original": ("epi", "prefix", 16, 0.03, 5, 32),
+    "progprompt-original": ("progprompt", "prompt", 10, 0.3, 10, 8),
+    "l2p-original-text": ("l2p", "prompt", 16, 0.03, 5, 32),
+    "l2p-original-vision": ("l2p", "prompt", 5, 0.03, 6, 32),
+    "lfpt5-original": ("lfpt5", "prompt", 300, 0.5, 420, 2),
+}
+
+
+@pytest.mark.parametrize("profile", ORIGINALS)
+def test_a_profile_of_a_method_is_for_any_stream(profile: str) -> None:
+    config = load_config(None, profile=profile, stream="clinc150")
+    a, t = config.adapter, config.train
+    found = (config.method.name, a.kind, a.length, t.lr, t.epochs, t.batch_size)
+    assert found == BASELINES[profile]
+    other = load_config(None, profile=profile, stream="clinc150", method="sequential")
+    assert (other.method.name, other.adapter.kind, other.train.lr) == ("sequential", "lora", t.lr)

@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 
 from conpet.types import Routing, SoftPrompt
 
-KindName = Literal["lora", "bottleneck", "prompt", "full"]
-KINDS: tuple[KindName, ...] = ("lora", "bottleneck", "prompt", "full")
+KindName = Literal["lora", "bottleneck", "prompt", "prefix", "full"]
+KINDS: tuple[KindName, ...] = ("lora", "bottleneck", "prompt", "prefix", "full")
 LAYERED: tuple[KindName, ...] = ("lora", "bottleneck")
 """Kinds whose adapters lie in the layers, so that they can lie in some of them alone."""
 
@@ -24,6 +24,11 @@ class AdaptableBackbone(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str:
+        """``encoder``, ``decoder`` or ``encoder-decoder``."""
+        ...
 
     @property
     def hidden_size(self) -> int: ...
@@ -44,6 +49,19 @@ class AdaptableBackbone(Protocol):
     def sublayers(self, placement: Placement, upper: int | None = None) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> output projection of each sublayer of this placement, of the
         upper so many layers (None: all)."""
+        ...
+
+    def self_attentions(self) -> dict[nn.Module, int]:
+        """The self-attentions that take prefixes, in the order of the layers -> width of their
+        keys."""
+        ...
+
+    def positions(self) -> list[nn.Module]:
+        """What turns the positions of tokens into vectors, for these attentions."""
+        ...
+
+    def read(self, input_ids: Tensor) -> None:
+        """Let each of these attentions read tokens (B, n), with nothing before them."""
         ...
 
     def embed(self, input_ids: Tensor) -> Tensor:

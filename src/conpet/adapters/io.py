@@ -1,9 +1,9 @@
 """An adapter as a folder.
 
-    adapter_model.safetensors   the weights (LoRA and soft prompts: peft's names)
-    adapter_config.json         LoRA and soft prompts: peft's own, so that peft and what builds on
-                                it can load the folder; other kinds: conpet's, which peft does not
-                                know
+    adapter_model.safetensors   the weights (LoRA, soft prompts, prefixes: peft's names)
+    adapter_config.json         LoRA, soft prompts before the text, prefixes: peft's own, so that
+                                peft and what builds on it can load the folder; other kinds:
+                                conpet's, which peft does not know
     head.safetensors            weight (C, d) and bias (C,), where the adapter has a head
     labels.json                 labels, task, role, backbone and fingerprints; absent in a folder
                                 that peft made
@@ -25,17 +25,25 @@ from torch import Tensor
 
 from conpet.adapters.files import new_folder, read_json, read_tensors, write_json
 from conpet.adapters.peft_format import (
+    PREFIX_NAME,
+    PREFIX_TUNING,
     PROMPT_NAMES,
     PROMPT_TUNING,
     check_lora_config,
+    check_prefix_config,
     check_prompt_config,
     from_peft,
+    is_pair,
     lora_config,
+    prefix_config,
+    prefix_from_peft,
+    prefix_to_peft,
     prompt_config,
     renamed,
     to_peft,
 )
 from conpet.adapters.pool import Pool
+from conpet.adapters.prefix import Prefix
 from conpet.adapters.weights import check_shapes, fingerprint
 from conpet.errors import CheckpointError, ConfigError
 
@@ -107,7 +115,7 @@ def save_adapter(
 def load_adapter(pool: Pool, name: str, folder: Path, role: str | None = None) -> AdapterCard:
     """Add the adapter in ``folder`` to the pool as ``name``, frozen, with its head.
 
-    Folders of ``save_adapter`` are read, and those of peft with LoRA or with a soft prompt.
+    Folders of ``save_adapter`` are read, and those of peft with LoRA, a soft prompt or a prefix.
     ``role`` overrides the card's.
     Raises CheckpointError where the folder is damaged, half-written or does not fit the pool and
     its backbone, ConfigError where the name is taken; the pool is then as it was.
@@ -182,12 +190,18 @@ def _write_weights(pool: Pool, folder: Path, tensors: Mapping[str, Tensor]) -> N
             backbone=pool.backbone.name,
         )
         tensors = to_peft(tensors)
-    elif settings["kind"] == "prompt":
+    elif settings["kind"] == "prompt" and "position" not in settings:
         length, width = tensors["prompt"].shape
         config = prompt_config(
             pool.backbone.model, length=length, width=width, backbone=pool.backbone.name
         )
         tensors = renamed(tensors, PROMPT_NAMES)
+    elif isinstance(pool.adapters, Prefix):
+        model, sizes = pool.backbone.model, pool.adapters.sizes
+        config = prefix_config(model, **sizes, backbone=pool.backbone.name)
+        n_layers = sizes["n_layers"]
+        table = prefix_to_peft(tensors["prefix"], n_layers=n_layers, pair=is_pair(model))
+        tensors = {PREFIX_NAME: table}
     else:
         config = {"peft_type": settings["kind"].upper(), "library": "conpet", **settings}
     save_file(dict(tensors), folder / WEIGHTS, metadata={"format": "pt"})
@@ -198,7 +212,7 @@ def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
     settings = pool.settings()
     config = read_json(folder / CONFIG)
     given = str(config.get("peft_type", ""))
-    kind = "prompt" if given == PROMPT_TUNING else given.lower()
+    kind = {PROMPT_TUNING: "prompt", PREFIX_TUNING: "prefix"}.get(given, given.lower())
     if kind != settings["kind"]:
         raise CheckpointError(
             f"{folder} holds an adapter of kind '{kind}', but this pool is of kind "
@@ -208,11 +222,26 @@ def _read_weights(pool: Pool, folder: Path) -> dict[str, Tensor]:
     if kind == "lora":
         check_lora_config(config, rank=settings["rank"], alpha=settings["alpha"], where=str(folder))
         return {key: tensor.float() for key, tensor in from_peft(tensors).items()}
-    if kind == "prompt":
+    if given == PROMPT_TUNING:
+        if "position" in settings:
+            raise CheckpointError(
+                f"{folder} holds a soft prompt that stands before the text, and those of this pool "
+                "stand after it; make the pool with position=before"
+            )
         check_prompt_config(config, length=settings["length"], where=str(folder))
         own = renamed(tensors, {long: short for short, long in PROMPT_NAMES.items()})
         return {key: tensor.float() for key, tensor in own.items()}
-    for key, wanted in settings.items():
+    if isinstance(pool.adapters, Prefix):
+        sizes, pair = pool.adapters.sizes, is_pair(pool.backbone.model)
+        check_prefix_config(config, length=sizes["length"], pair=pair, where=str(folder))
+        if PREFIX_NAME in tensors:
+            table = tensors.pop(PREFIX_NAME).float()
+            tensors["prefix"] = prefix_from_peft(
+                table, n_layers=sizes["n_layers"], width=sizes["width"], pair=pair
+            )
+        return tensors
+    plain = {"position": "before"} if kind == "prompt" else {}
+    for key, wanted in (plain | settings).items():
         if config.get(key) != wanted:
             raise CheckpointError(
                 f"{folder} has {key} = {config.get(key)!r}, but this pool has {wanted!r}; make the "

@@ -1,10 +1,11 @@
-"""LoRA and soft prompts in the words of peft: its configuration file and its tensor names."""
+"""LoRA, soft prompts and prefixes in the words of peft: its configuration file and its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from conpet.errors import CheckpointError
@@ -44,6 +45,7 @@ UNCHECKED = frozenset(
 
 PROMPT_TUNING = "PROMPT_TUNING"
 PROMPT_NAMES = {"prompt": "prompt_embeddings"}
+PREFIX_TUNING, PREFIX_NAME = "PREFIX_TUNING", "prompt_embeddings"
 
 
 def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,15 +134,11 @@ def prompt_config(model: Any, *, length: int, width: int, backbone: str) -> dict
 
     Of an encoder-decoder they stand before the text that the encoder reads.
     """
-    from peft import PromptTuningConfig, TaskType
+    from peft import PromptTuningConfig
 
-    config = model.config
-    task = TaskType.FEATURE_EXTRACTION
-    if model.can_generate():
-        task = TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM
     return _fields(
         PromptTuningConfig(
-            task_type=task,
+            task_type=_task_type(model),
             num_virtual_tokens=length,
             token_dim=width,
             num_transformer_submodules=1,
@@ -148,6 +146,85 @@ def prompt_config(model: Any, *, length: int, width: int, backbone: str) -> dict
             inference_mode=True,
         )
     )
+
+
+def _task_type(model: Any) -> Any:
+    """What peft calls the use of a model."""
+    from peft import TaskType
+
+    if not model.can_generate():
+        return TaskType.FEATURE_EXTRACTION
+    return TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+
+
+def is_pair(model: Any) -> bool:
+    """Whether peft takes a model for an encoder and a decoder, of which the decoder has prefixes.
+
+    It then reads four tensors a layer, keys and values of self-attention and of cross-attention,
+    from a table that holds two a layer, twice behind one another: layer i takes the pairs 2 i and
+    2 i + 1 of L, counted round, and what it takes for the cross-attention is dropped. Half of the
+    table has then no part in anything, and layers share what is left. A table that is said to be of
+    2 L layers, whose odd pairs are filled with zeros, gives every layer its own.
+    """
+    return bool(model.can_generate() and model.config.is_encoder_decoder)
+
+
+def prefix_to_peft(prefix: Tensor, *, n_layers: int, pair: bool) -> Tensor:
+    """(m, 2 L d) -> (m, 2 L d), or (m, 4 L d) of a pair."""
+    if not pair:
+        return prefix
+    m = len(prefix)
+    own = prefix.view(m, n_layers, -1)
+    return torch.stack([own, torch.zeros_like(own)], dim=2).reshape(m, -1)
+
+
+def prefix_from_peft(table: Tensor, *, n_layers: int, width: int, pair: bool) -> Tensor:
+    """The reverse, for a table of any number of layers; one that does not fit stays as it is."""
+    m = len(table)
+    if not pair or table.dim() != 2 or table.shape[1] % (2 * width):
+        return table
+    pairs = table.view(m, -1, 2 * width)
+    taken = [2 * i % pairs.shape[1] for i in range(n_layers)]
+    return pairs[:, taken].reshape(m, -1).contiguous()
+
+
+def prefix_config(
+    model: Any, *, length: int, width: int, heads: int, n_layers: int, backbone: str
+) -> dict[str, Any]:
+    """The ``adapter_config.json`` with which peft puts ``length`` keys and values of this width
+    into the cache of every layer."""
+    from peft import PrefixTuningConfig
+
+    pair = is_pair(model)
+    return _fields(
+        PrefixTuningConfig(
+            task_type=_task_type(model),
+            num_virtual_tokens=length,
+            token_dim=width,
+            num_attention_heads=heads,
+            num_layers=2 * n_layers if pair else n_layers,
+            num_transformer_submodules=2 if pair else 1,
+            base_model_name_or_path=backbone,
+            inference_mode=True,
+        )
+    )
+
+
+def check_prefix_config(config: Mapping[str, Any], *, length: int, pair: bool, where: str) -> None:
+    """CheckpointError unless ``config`` is a prefix of this length, in the same place."""
+    given = config.get("num_virtual_tokens")
+    if given != length:
+        raise CheckpointError(
+            f"{where} holds a prefix of {given} positions, but those of this pool have {length}; "
+            f"make the pool with length={given}"
+        )
+    submodules, wanted = config.get("num_transformer_submodules"), 2 if pair else 1
+    if submodules != wanted:
+        raise CheckpointError(
+            f"{where} has num_transformer_submodules = {submodules}; allowed with this backbone is "
+            f"{wanted}. Load a backbone that {'reads alone' if pair else 'writes answers'}, as the "
+            "one was that the prefix was made for, or train it again"
+        )
 
 
 def check_prompt_config(config: Mapping[str, Any], *, length: int, where: str) -> None:

@@ -16,12 +16,13 @@ from conpet.adapters.full import Full
 from conpet.adapters.head import Head
 from conpet.adapters.lora import lora
 from conpet.adapters.lowrank import LowRank
+from conpet.adapters.prefix import Prefix
 from conpet.adapters.prompt import Prompt
 from conpet.adapters.seeding import generator_for
 from conpet.adapters.tokens import AddedTokens
 from conpet.adapters.weights import check_shapes, fingerprint
 from conpet.errors import ConfigError, RoutingError, did_you_mean
-from conpet.types import Routing, SoftPrompt
+from conpet.types import Position, Routing, SoftPrompt
 
 Read = Callable[[], Mapping[str, Tensor]]
 """Reads the weights of an adapter and its head from where they are kept."""
@@ -45,13 +46,14 @@ class Pool(nn.Module):
     Args:
         backbone: stays the caller's; it is no submodule of the pool.
         kind: ``lora`` (rank, alpha, dropout, targets, layers), ``bottleneck`` (size, placement,
-            activation, layers), ``prompt`` (length, bottleneck) or ``full`` (one adapter: the
-            backbone's own weights).
+            activation, layers), ``prompt`` (length, bottleneck, position), ``prefix`` (length) or
+            ``full`` (one adapter: the backbone's own weights).
         layers: adapters in the upper so many layers alone; those below stay as they are for all
             adapters. None: in all.
         rank, alpha, dropout, targets: see ``conpet.adapters.lora.lora``.
         size, placement, activation: see ``conpet.adapters.bottleneck.bottleneck``.
-        length, bottleneck: see ``conpet.adapters.prompt.Prompt``.
+        length, bottleneck, position: see ``conpet.adapters.prompt.Prompt``, and for the first
+            ``prefix.Prefix``.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Pool(nn.Module):
         length: int = 10,
         bottleneck: int | None = None,
         layers: int | None = None,
+        position: Position = "before",
     ) -> None:
         super().__init__()
         if layers is not None and kind not in LAYERED:
@@ -89,7 +92,11 @@ class Pool(nn.Module):
                 backbone, size=size, placement=placement, activation=activation, layers=layers
             )
         elif kind == "prompt":
-            self.adapters = Prompt(backbone, length=length, bottleneck=bottleneck)
+            self.adapters = Prompt(
+                backbone, length=length, bottleneck=bottleneck, position=position
+            )
+        elif kind == "prefix":
+            self.adapters = Prefix(backbone, length=length)
         elif kind == "full":
             self.adapters = Full(backbone)
         else:
@@ -120,8 +127,12 @@ class Pool(nn.Module):
 
     @property
     def prompt_length(self) -> int:
-        """Positions that the adapters put before a text; 0 where they are no soft prompts."""
+        """Positions that one adapter puts beside a text; 0 where they are no soft prompts."""
         return self.adapters.length if isinstance(self.adapters, Prompt) else 0
+
+    def positions(self, routing: Routing) -> int:
+        """Most positions that soft prompts take beside a text of a batch under ``routing``."""
+        return self.adapters.positions(routing) if isinstance(self.adapters, Prompt) else 0
 
     # -- life of an adapter ---------------------------------------------------------------------
 
@@ -333,9 +344,9 @@ class Pool(nn.Module):
             with pool.routed(routing) as soft_prompt:
                 hidden = backbone(input_ids, attention_mask, soft_prompt)
 
-        Raises RoutingError: unknown adapter; not ``mix``; already routed; several adapters with
-        tokens of their own, whose ids are the same; and, in the forward, a batch whose size is not
-        the number of rows.
+        Raises RoutingError: unknown adapter; ``expand``; ``concat`` of what is no soft prompt;
+        already routed; several adapters with tokens of their own, whose ids are the same; and, in
+        the forward, a batch whose size is not the number of rows.
         """
         for name in routing.names:
             if name not in self._records:
@@ -349,10 +360,16 @@ class Pool(nn.Module):
                 f"adapters {', '.join(speaking)} have tokens of their own with the same ids; route "
                 "to one of them alone"
             )
-        if routing.combine != "mix":
+        if routing.combine == "expand":
             raise RoutingError(
-                f"the pool computes routings of combine 'mix', not '{routing.combine}'; repeat "
+                "the pool computes routings of combine 'mix' and 'concat', not 'expand'; repeat "
                 "each example for each of its adapters and give one-hot rows"
+            )
+        if routing.combine == "concat" and not isinstance(self.adapters, Prompt):
+            raise RoutingError(
+                f"routing combine is 'concat', and the adapters are of kind "
+                f"'{self.settings()['kind']}': only soft prompts can stand behind one another; use "
+                "combine 'mix', or a pool of kind 'prompt'"
             )
         if self._routing:
             raise RoutingError(

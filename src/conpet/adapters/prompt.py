@@ -1,4 +1,5 @@
-"""Soft prompts (Lester et al. 2021, arXiv 2104.08691): m trained embeddings before a text's own.
+"""Soft prompts (Lester et al. 2021, arXiv 2104.08691): m trained embeddings before a text's own,
+or behind them (as LFPT5 has it, arXiv 2110.07298).
 
 With weights w of the routing, before the text of example b stands
 
@@ -6,6 +7,9 @@ With weights w of the routing, before the text of example b stands
 
 A row of zeros has no prompt: the plain backbone. (It is no prompt of zeros: that would be m
 positions more to attend to.) So no gradient reaches the weights of such a row.
+
+A routing of combine ``concat`` puts them behind one another instead: [P_i; P_j; ...], (k * m, d),
+of the k weights of a row that are not zero, in the order of the routing's names.
 
 Optionally P_i is re-parameterised while it is trained (Progressive Prompts, arXiv 2301.12314):
 
@@ -34,7 +38,7 @@ from conpet.adapters.base import AdaptableBackbone
 from conpet.adapters.seeding import generator_for
 from conpet.adapters.weights import fingerprint
 from conpet.errors import ConfigError
-from conpet.types import Routing, SoftPrompt
+from conpet.types import POSITIONS, Position, Routing, SoftPrompt
 
 
 class Prompt(nn.Module):
@@ -43,10 +47,20 @@ class Prompt(nn.Module):
     Args:
         length: m, at least 1.
         bottleneck: h of the re-parameterisation; None is without one.
+        position: ``before`` the text, or ``after`` its last token.
+
+    Raises:
+        ConfigError: a size that is out of range; a prompt behind the text of a causal backbone that
+            writes nothing: no position that is read out would see it.
     """
 
     def __init__(
-        self, backbone: AdaptableBackbone, *, length: int = 10, bottleneck: int | None = None
+        self,
+        backbone: AdaptableBackbone,
+        *,
+        length: int = 10,
+        bottleneck: int | None = None,
+        position: Position = "before",
     ) -> None:
         super().__init__()
         if length < 1:
@@ -58,12 +72,21 @@ class Prompt(nn.Module):
                 f"prompt bottleneck is {bottleneck}; allowed is 1 or more, or none for no "
                 "re-parameterisation"
             )
-        self.length, self.bottleneck = length, bottleneck
+        if position not in POSITIONS:
+            raise ConfigError(f"prompt position is '{position}'; allowed: {', '.join(POSITIONS)}")
+        if position == "after" and backbone.kind == "decoder" and not _writes(backbone):
+            raise ConfigError(
+                f"prompt position is 'after', and backbone '{backbone.name}' is causal: what it "
+                "makes of a text never sees what stands behind it, so such a prompt would change "
+                "no class; use adapter.position=before, an encoder, or answers in free text"
+            )
+        self.length, self.bottleneck, self.position = length, bottleneck, position
         self._backbone = (backbone,)  # a tuple, so that it becomes no submodule
         self._prompts = nn.ModuleDict()
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "prompt", "length": self.length}
+        where = {} if self.position == "before" else {"position": self.position}
+        return {"kind": "prompt", "length": self.length, **where}
 
     def add(self, name: str, generator: Generator) -> None:
         """E begins as the embeddings of ordinary tokens, drawn at random."""
@@ -102,7 +125,13 @@ class Prompt(nn.Module):
     @contextmanager
     def routed(self, routing: Routing) -> Iterator[SoftPrompt | None]:
         """Nothing happens by itself: the prompt that is given has to be handed to the backbone."""
-        yield self._mixed(routing)
+        yield self._behind(routing) if routing.combine == "concat" else self._mixed(routing)
+
+    def positions(self, routing: Routing) -> int:
+        """Most positions that stand with a text under a routing."""
+        used = routing.weights.detach() != 0
+        most = int(used.sum(dim=1).max()) if used.numel() else 0
+        return self.length * (most if routing.combine == "concat" else min(most, 1))
 
     def _mixed(self, routing: Routing) -> SoftPrompt | None:
         """sum_i w_bi P_i for every row b; None where no row has a prompt."""
@@ -121,9 +150,29 @@ class Prompt(nn.Module):
             prompts = torch.stack([self._of(routing.names[c])() for c in columns])  # (n, m, d)
             mixed = torch.einsum("bn,nmd->bmd", weights, prompts)
         if bool(there.all()):
-            return SoftPrompt(mixed)
+            return SoftPrompt(mixed, None, self.position)
         mask = there.long()[:, None].expand(-1, self.length)
-        return SoftPrompt(mixed, mask.to(self._device))
+        return SoftPrompt(mixed, mask.to(self._device), self.position)
+
+    def _behind(self, routing: Routing) -> SoftPrompt | None:
+        """The prompts of each row behind one another, (B, k * m, d), k the most that a row has;
+        None where no row has any. Rows with fewer have their missing positions masked."""
+        used = routing.weights.detach().cpu() != 0
+        counts = used.sum(dim=1)  # (B,)
+        k = int(counts.max()) if used.numel() else 0
+        if not k:
+            return None
+        columns = used.any(dim=0).nonzero().flatten().tolist()
+        # Of each row those that are used first, in the order of the names
+        order = used[:, columns].int().argsort(dim=1, descending=True, stable=True)[:, :k]
+        with torch.autocast(self._device.type, enabled=False):
+            prompts = torch.stack([self._of(routing.names[c])() for c in columns])  # (n, m, d)
+            chosen = prompts[order.to(self._device)].flatten(1, 2)  # (B, k * m, d)
+        if bool((counts == k).all()):
+            return SoftPrompt(chosen, None, self.position)
+        mask = (torch.arange(k)[None, :] < counts[:, None]).long()
+        mask = mask.repeat_interleave(self.length, dim=1).to(self._device)
+        return SoftPrompt(chosen, mask, self.position)
 
     def _of(self, name: str) -> OnePrompt:
         found = self._prompts[_key(name)]
@@ -164,6 +213,12 @@ class OnePrompt(nn.Module):
     def named(self) -> dict[str, nn.Parameter]:
         """``prompt``, and ``network.V`` and so on."""
         return {"prompt": self.weight} | {f"network.{k}": p for k, p in self.network.items()}
+
+
+def _writes(backbone: AdaptableBackbone) -> bool:
+    """Whether it has the head that writes answers."""
+    model: Any = backbone.model
+    return bool(model.get_output_embeddings() is not None)
 
 
 def _key(name: str) -> str:

@@ -144,7 +144,8 @@ def _check(
 ) -> None:
     """What a run asks before it learns, with the prompts that it would make."""
     state.replay.check(sum(max(1, len(task.labels)) for task in tasks))
-    encoder = encoder_of(config, state.backbone, template, config.backbone.prompt)
+    prompt, n_tasks = config.backbone.prompt, len(tasks)
+    encoder = encoder_of(config, state.backbone, template, prompt, n_tasks=n_tasks)
     method.check_tasks(replace(state, store=TokenStore(encoder)), tasks)
 
 

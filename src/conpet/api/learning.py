@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from conpet.api.opened import OpenRun, history_path
+from conpet.api.opened import OpenRun, check_room, history_path
 from conpet.api.scores import score, summary, text_values, values
 from conpet.evaluation.evaluator import Answer, evaluate
 from conpet.events import Observer, Observers
@@ -49,6 +49,7 @@ def learn_stream(run: OpenRun, stream: Stream, observer: Observer | None = None)
         project_dir=str(run.folder.trackers),
     )
     run.state.replay.check(sum(max(1, len(task.labels)) for task in stream.tasks))
+    check_room(run, len(stream.tasks))
     run.encode(stream.tasks[done:])
     run.method.check_tasks(run.state, stream.tasks[done:])
     run.state.planned = len(stream.tasks)

@@ -131,7 +131,7 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     half = torch.bfloat16 if precision_of(folder) == "bf16" else None
     if half is not None and config.adapter.kind != "full":  # whose weights train, in fp32
         backbone.compute_in(half)
-    encode = partial(encoder_of, config, backbone, template)
+    encode = partial(encoder_of, config, backbone, template, n_tasks=len(facts["fingerprints"]))
     tokens = folder.tokens if with_data else None
     return State(
         backbone=backbone,
@@ -164,11 +164,17 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     )
 
 
-def encoder_of(config: RunConfig, backbone: Backbone, template: str, prompt: str) -> Encoder:
-    """What makes ids of examples; ``template`` is empty where answers are classes."""
+def encoder_of(
+    config: RunConfig, backbone: Backbone, template: str, prompt: str, *, n_tasks: int
+) -> Encoder:
+    """What makes ids of examples; ``template`` is empty where answers are classes.
+
+    A text is as long after the first task as after the last: it has the room that all soft prompts
+    of the ``n_tasks`` that the run began with leave.
+    """
     return Encoder(
         backbone.tokenizer,
-        max_length=_longest(config, backbone, text=bool(template)),
+        max_length=_longest(config, backbone, n_tasks, text=bool(template)),
         prompt=prompt,
         backbone_kind=backbone.kind,
         template=template,
@@ -192,6 +198,7 @@ def pool_of(config: RunConfig, backbone: Backbone) -> Pool:
         length=a.length,
         bottleneck=a.bottleneck,
         layers=a.layers,
+        position=a.position,
     )
 
 
@@ -230,17 +237,46 @@ def spec_of(config: RunConfig) -> PhaseSpec:
     )
 
 
-def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
-    """Tokens of an input. Soft prompts need places before it, and a decoder for its answer behind
-    it."""
-    before = config.adapter.length if config.adapter.kind == "prompt" else 0
+def check_room(run: OpenRun, n_tasks: int) -> None:
+    """ConfigError where the soft prompts of more tasks than the run began with leave no room for
+    texts as long as it has them."""
+    state, c = run.state, run.config
+    beside, text = _beside(c, n_tasks), state.store.encoder.max_length
+    answer = c.generation.max_new_tokens if state.writes and state.backbone.kind == "decoder" else 0
+    if beside and beside + text + answer > state.backbone.max_length:
+        raise ConfigError(
+            f"the soft prompts of {n_tasks} tasks take {beside} tokens, and texts of this run up "
+            f"to {text}{f' and answers {answer}' if answer else ''}: together more than the "
+            f"{state.backbone.max_length} of backbone '{state.backbone.name}'. Learn fewer tasks, "
+            "or begin a new run with a smaller adapter.length or shorter texts"
+        )
+
+
+def _beside(config: RunConfig, n_tasks: int) -> int:
+    """Tokens that soft prompts take beside a text once so many tasks are learned."""
+    if config.adapter.kind != "prompt":
+        return 0
+    return config.adapter.length * int(config.build_method().prompts(n_tasks))
+
+
+def _longest(config: RunConfig, backbone: Backbone, n_tasks: int, *, text: bool) -> int:
+    """Tokens of an input. Soft prompts and prefixes need places beside it, and a decoder for its
+    answer behind it."""
+    prefix = config.adapter.kind == "prefix"
+    before = config.adapter.length if prefix else _beside(config, n_tasks)
     room = backbone.max_length - before
     if before and room < SHORTEST_PROMPT:
+        many = before // config.adapter.length
+        more = f" in each of {many} soft prompts" if many > 1 else ""
         raise ConfigError(
-            f"adapter.length is {before}, which leaves {max(0, room)} of the {backbone.max_length} "
-            f"tokens of backbone '{backbone.name}' for a text behind a soft prompt; lower it to "
-            f"{backbone.max_length - SHORTEST_PROMPT} or less"
+            f"adapter.length is {config.adapter.length}{more}, which leaves {max(0, room)} of the "
+            f"{backbone.max_length} tokens of backbone '{backbone.name}' for a text beside "
+            f"{'them' if many > 1 else 'a prefix' if prefix else 'a soft prompt'}; lower it to "
+            f"{(backbone.max_length - SHORTEST_PROMPT) // many} or less"
         )
+    if text and prefix and backbone.kind == "encoder-decoder":
+        _check_answer_behind_prefix(config, backbone)
+        before, room = 0, backbone.max_length  # it is the decoder that has the prefix
     if not text:
         return min(config.backbone.max_length, room)
     behind = config.generation.max_new_tokens if backbone.kind == "decoder" else 0
@@ -252,6 +288,16 @@ def _longest(config: RunConfig, backbone: Backbone, *, text: bool) -> int:
             f"{backbone.max_length - before - SHORTEST_PROMPT} or less"
         )
     return min(config.generation.max_prompt_length, room)
+
+
+def _check_answer_behind_prefix(config: RunConfig, backbone: Backbone) -> None:
+    before, behind = config.adapter.length, config.generation.max_new_tokens
+    if before + behind > backbone.max_length:
+        raise ConfigError(
+            f"adapter.length is {before} and generation.max_new_tokens {behind}, more than the "
+            f"{backbone.max_length} tokens of backbone '{backbone.name}' together; lower one of "
+            "them"
+        )
 
 
 def read_out_of(how: str, stream_kind: str, backbone_kind: str) -> ReadOut:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from conpet.backbones.prompted import prompted
-from conpet.errors import ConfigError, did_you_mean
+from conpet.backbones.prompted import Prompted, prompted
+from conpet.errors import ConfigError, RoutingError, did_you_mean
 from conpet.types import SoftPrompt
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
@@ -34,11 +34,18 @@ class Family:
         targets: last names of the projections that LoRA adapts by default.
         attention: ends of the module paths of the output projection of each attention.
         mlp: the same of each MLP; regular expressions, both.
+        prefix: the same of each self-attention that can have a prefix; None where none can.
+        keys: name in it of the projection that makes its keys.
+        positions: ends of the paths of what turns positions into vectors; empty where the attention
+            does so by itself.
     """
 
     targets: tuple[str, ...]
     attention: str
     mlp: str
+    prefix: str | None = None
+    keys: str = ""
+    positions: str = ""
 
 
 class Backbone(nn.Module, ABC):
@@ -66,13 +73,40 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """Last hidden states after the final norm, (B, S, d), of ids and mask (B, S).
 
-        A soft prompt stands before the texts; the states are those of the texts alone.
+        A soft prompt stands before the texts or behind them; the states are those of the texts
+        alone. RoutingError for one behind them where the model is causal: they would not see it.
         """
         if soft_prompt is None:
             return self._states(input_ids=input_ids, attention_mask=attention_mask)
-        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="right")
+        if soft_prompt.position == "after" and self.kind == "decoder":
+            raise RoutingError(
+                f"backbone '{self.name}' is causal: the states of a text never see a soft prompt "
+                "behind it; put it before the text (adapter.position=before), or ask for answers "
+                "in free text"
+            )
+        whole = self.with_prompt(soft_prompt, input_ids, attention_mask)
         states = self._states(inputs_embeds=whole.embeddings, attention_mask=whole.mask)
         return whole.text(states, input_ids.shape[1])
+
+    def with_prompt(
+        self,
+        soft_prompt: SoftPrompt,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        padding: Literal["left", "right"] = "right",
+    ) -> Prompted:
+        """What the model reads of a soft prompt and texts, ids and mask (B, S).
+
+        RoutingError where they are longer than what it can read.
+        """
+        m, length = soft_prompt.embeddings.shape[1], input_ids.shape[1]
+        if m + length > self.max_length:
+            raise RoutingError(
+                f"a soft prompt of {m} embeddings and texts of {length} tokens are together longer "
+                f"than the {self.max_length} positions of backbone '{self.name}'; route to fewer "
+                "prompts, make them shorter (adapter.length), or cut the texts"
+            )
+        return prompted(soft_prompt, self.embed(input_ids), attention_mask, padding=padding)
 
     @abstractmethod
     def _states(self, **inputs: Tensor) -> Tensor:
@@ -183,8 +217,7 @@ class Backbone(nn.Module, ABC):
         """Module path -> output projection of attention and MLP (houlsby), or MLP (pfeiffer)."""
         family = self._family()
         ends = family.mlp if placement == "pfeiffer" else f"{family.attention}|{family.mlp}"
-        pattern = re.compile(rf"(?:.*\.)?(?:{ends})")
-        found = {path: m for path, m in self.every_linear().items() if pattern.fullmatch(path)}
+        found = {path: m for path, m in self.every_linear().items() if _has_end(path, ends)}
         return self._upper(found, upper)
 
     def _upper(self, found: dict[str, nn.Linear], upper: int | None) -> dict[str, nn.Linear]:
@@ -200,6 +233,33 @@ class Backbone(nn.Module, ABC):
         modules = list(self.model.modules())  # registered as they are run
         behind = set(modules[modules.index(self.layers[n - upper]) :])
         return {path: m for path, m in found.items() if m in behind}
+
+    def self_attentions(self) -> dict[nn.Module, int]:
+        """The self-attentions that take prefixes, in the order of the layers -> width of their
+        keys.
+
+        Raises:
+            ConfigError: the attention of the model's family takes none.
+        """
+        family = self.families.get(self.model.config.model_type)
+        if family is None or family.prefix is None:
+            able = sorted(name for name, known in self.families.items() if known.prefix)
+            raise ConfigError(
+                f"backbone '{self.name}' is of the family '{self.model.config.model_type}', whose "
+                f"attention takes no prefix; families that can have one: {', '.join(able)}. Or use "
+                "adapter.kind=lora, or prompt"
+            )
+        found = (m for path, m in self.model.named_modules() if _has_end(path, family.prefix))
+        return {module: getattr(module, family.keys).out_features for module in found}
+
+    def positions(self) -> list[nn.Module]:
+        """What turns the positions of tokens into vectors, for these attentions."""
+        ends = self._family().positions
+        return [m for path, m in self.model.named_modules() if ends and _has_end(path, ends)]
+
+    def read(self, input_ids: Tensor) -> None:
+        """Let each of these attentions read tokens (B, n), with nothing before them."""
+        self(input_ids, torch.ones_like(input_ids))
 
     def every_linear(self) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> module."""
@@ -230,6 +290,11 @@ def _described(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
+
+
+def _has_end(path: str, ends: str) -> bool:
+    """Whether the last names of a path are those of a regular expression."""
+    return re.fullmatch(rf"(?:.*\.)?(?:{ends})", path) is not None
 
 
 def _last_names(paths: Iterable[str]) -> list[str]:

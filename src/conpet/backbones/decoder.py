@@ -9,7 +9,14 @@ from transformers import AutoModel
 
 from conpet.backbones.base import Backbone, Family
 
-_LLAMA = Family(("q_proj", "v_proj"), attention=r"self_attn\.o_proj", mlp=r"mlp\.down_proj")
+_LLAMA = Family(
+    ("q_proj", "v_proj"),
+    attention=r"self_attn\.o_proj",
+    mlp=r"mlp\.down_proj",
+    prefix="self_attn",
+    keys="k_proj",
+    positions="rotary_emb",
+)
 
 
 class DecoderBackbone(Backbone):

@@ -9,7 +9,13 @@ from transformers import AutoModelForTextEncoding
 
 from conpet.backbones.base import Backbone, Family
 
-_T5 = Family(("q", "v"), attention=r"SelfAttention\.o", mlp=r"DenseReluDense\.wo")
+_T5 = Family(
+    ("q", "v"),
+    attention=r"SelfAttention\.o",
+    mlp=r"DenseReluDense\.wo",
+    prefix="SelfAttention",
+    keys="k",
+)
 
 
 class EncoderDecoderBackbone(Backbone):

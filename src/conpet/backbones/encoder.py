@@ -9,7 +9,14 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from conpet.backbones.base import Backbone, Family
 
-_BERT = Family(("query", "value"), attention=r"attention\.output\.dense", mlp=r"\d+\.output\.dense")
+_BERT = Family(
+    ("query", "value"),
+    attention=r"attention\.output\.dense",
+    mlp=r"\d+\.output\.dense",
+    prefix=r"attention\.self",
+    keys="key",
+    positions=r"embeddings\.position_embeddings",
+)
 
 
 class EncoderBackbone(Backbone):

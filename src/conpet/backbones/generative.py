@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,6 @@ from transformers import (
 from conpet.backbones.base import Backbone, Family
 from conpet.backbones.decoder import DecoderBackbone
 from conpet.backbones.encdec import EncoderDecoderBackbone
-from conpet.backbones.prompted import prompted
 from conpet.errors import ConfigError
 from conpet.types import NO_TOKEN, SoftPrompt
 
@@ -33,6 +33,9 @@ _BERT_PAIR = Family(
     ("query", "value"),
     attention=r"(?:attention|crossattention)\.output\.dense",
     mlp=r"\d+\.output\.dense",
+    prefix=r"decoder\.(?:.*\.)?attention\.self",
+    keys="key",
+    positions=r"decoder\.(?:.*\.)?position_embeddings",
 )
 
 
@@ -176,7 +179,7 @@ class CausalLM(GenerativeBackbone):
         soft prompt stands before the text."""
         if soft_prompt is None:
             return *on_the_left(input_ids, attention_mask), None
-        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="left")
+        whole = self.with_prompt(soft_prompt, input_ids, attention_mask, padding="left")
         return whole.ids(input_ids), whole.mask, whole.embeddings
 
 
@@ -185,7 +188,10 @@ class Seq2SeqLM(GenerativeBackbone):
 
     kind = "encoder-decoder"
     families: ClassVar[dict[str, Family]] = {
-        **EncoderDecoderBackbone.families,
+        **{
+            name: replace(family, prefix=rf"decoder\.(?:.*\.)?{family.prefix}")
+            for name, family in EncoderDecoderBackbone.families.items()
+        },
         "encoder-decoder": _BERT_PAIR,
     }
     auto_class = AutoModelForSeq2SeqLM
@@ -193,6 +199,10 @@ class Seq2SeqLM(GenerativeBackbone):
     @property
     def config(self) -> PreTrainedConfig:
         return self.model.get_encoder().config
+
+    def read(self, input_ids: Tensor) -> None:
+        """Prefixes are the decoder's; what the encoder reads has no part in them."""
+        self.answer_logits(input_ids, torch.ones_like(input_ids), input_ids)
 
     def _states(self, **inputs: Tensor) -> Tensor:
         states: Tensor = self.model.get_encoder()(**inputs).last_hidden_state
@@ -231,7 +241,7 @@ class Seq2SeqLM(GenerativeBackbone):
         """What the encoder reads; the decoder attends to all of it, the soft prompt included."""
         if soft_prompt is None:
             return {"input_ids": input_ids, "attention_mask": attention_mask}
-        whole = prompted(soft_prompt, self.embed(input_ids), attention_mask, padding="right")
+        whole = self.with_prompt(soft_prompt, input_ids, attention_mask)
         return {"inputs_embeds": whole.embeddings, "attention_mask": whole.mask}
 
     def start_id(self) -> int:

@@ -21,6 +21,8 @@ six long-sequence tasks on LLaMA, and ``train.max_steps`` is for all tasks alike
 weights by task are those of the stream's own order. Of T5 one value could not be written down: mnli
 has two epochs there. Of LLaMA learning rates, batches and the weight 0.5 are known; all else is
 that of T5. A step of T5 has 8 examples on each of 8 processors there, 8 batches of 8 on one here.
+
+Those of the methods that both papers compare with are in ``originals.py``.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conpet.config.originals import ORIGINALS, original_values
 from conpet.config.presets import STATIC_BASES
 from conpet.errors import ConfigError, did_you_mean
 
@@ -109,7 +112,7 @@ _OLORA = {
 }
 _STREAM = {**{name: row.stream for name, row in _SAPT.items()}, **dict.fromkeys(_OLORA, LONG)}
 """The one stream that a profile of a whole run is for."""
-PROFILES = (CONPET, *(f"{CONPET}/{column}" for column in COLUMNS), *_STREAM)
+PROFILES = (CONPET, *(f"{CONPET}/{column}" for column in COLUMNS), *_STREAM, *ORIGINALS)
 
 
 def profile_values(
@@ -126,6 +129,8 @@ def profile_values(
             f"unknown profile '{profile}'.{did_you_mean(profile, PROFILES)} "
             f"Allowed: {', '.join(PROFILES)}"
         )
+    if profile in ORIGINALS:
+        return original_values(profile, method)
     allowed = (_STREAM[profile],) if profile in _STREAM else tuple(_CONPET)
     name = None if stream is None else Path(stream).stem
     if name is not None and name not in allowed:

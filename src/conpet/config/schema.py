@@ -145,7 +145,7 @@ class BackboneConfig(Section):
 
 
 class AdapterConfig(Section):
-    kind: Literal["lora", "bottleneck", "prompt", "full"] = Field(
+    kind: Literal["lora", "bottleneck", "prompt", "prefix", "full"] = Field(
         "lora", description="what is trained"
     )
     rank: Count = Field(8, description="lora: rank")
@@ -168,7 +168,16 @@ class AdapterConfig(Section):
     activation: Literal["auto", "silu", "relu", "gelu"] = Field(
         "auto", description="bottleneck: auto: silu for houlsby, relu for pfeiffer"
     )
-    length: Count = Field(10, description="prompt: tokens of a soft prompt, before the text")
+    length: Count = Field(
+        10,
+        description="prompt: tokens of a soft prompt, beside the text; prefix: keys and values in "
+        "each layer",
+    )
+    position: Literal["before", "after"] = Field(
+        "before",
+        description="prompt: before the text or after it; after it, a causal backbone must write "
+        "answers",
+    )
     bottleneck: Count | None = Field(
         None,
         description="prompt: units of a residual network that it passes while it is trained; "
@@ -305,11 +314,11 @@ class RunConfig(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _accept_names(cls, given: Any, handler: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
-        """``stream: fewrel`` stands for ``stream: {name: fewrel}``, and a preset for a method; then
-        the parts must fit."""
-        config = handler(
-            expand_preset(expand_names(given)) if isinstance(given, Mapping) else given
-        )
+        """``stream: fewrel`` stands for ``stream: {name: fewrel}``, a preset for a method, and a
+        method for its own kind of adapter; then the parts must fit."""
+        if isinstance(given, Mapping):
+            given = with_own_adapter(expand_preset(expand_names(given)))
+        config = handler(given)
         config._check_fit()
         return config
 
@@ -326,12 +335,12 @@ class RunConfig(Section):
                     f"{reason and ': ' + reason}; allowed: {', '.join(allowed)}"
                 )
         self._check_replay(method)
-        if self.forward_rows and method.needs_task_id:
+        built = self.build_method()
+        if self.forward_rows and built.needs_task_id:
             raise ConfigError(
                 f"forward_rows asks for tasks that are not learned yet, and method "
                 f"'{self.method.name}' answers only for tasks that it has learned; leave it out"
             )
-        built = self.build_method()
         built.check(self.replay_kind)
         if self.stream.valid == "test" and built.learns_from_valid:
             raise ConfigError(
@@ -368,9 +377,11 @@ class RunConfig(Section):
 
     @property
     def label(self) -> str:
-        """What tables call the method: ``conpet-static(emr)`` for emr with dynamic replay."""
+        """What tables call the method: ``conpet-static(emr)`` for emr with dynamic replay, and
+        ``progprompt(task-id)`` where a method has two modes."""
         settings = {("replay", "kind"): self.replay_kind, ("adapter", "kind"): self.adapter.kind}
-        return label_of(self.method.name, settings)
+        name, mode = label_of(self.method.name, settings), self.build_method().mode
+        return f"{name}({mode})" if mode else name
 
     @property
     def selection(self) -> Literal["random", "kmeans", "herding"]:
@@ -390,6 +401,7 @@ class RunConfig(Section):
         Asked before anything is learned.
         """
         if not text:
+            self.build_method().check_classes()
             return
         self.build_method().check_text()
         if self.backbone.prompt != "auto":
@@ -463,6 +475,18 @@ def expand_names(values: Mapping[str, Any]) -> dict[str, Any]:
         key: {SHORT[key]: value} if key in SHORT and isinstance(value, str) else value
         for key, value in values.items()
     }
+
+
+def with_own_adapter(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with what the method wants of its adapter, where they do not say it."""
+    method, adapter = values.get("method"), values.get("adapter", {})
+    name = method.get("name") if isinstance(method, Mapping) else None
+    if not isinstance(adapter, Mapping) or not isinstance(name, str) or name not in METHODS:
+        return dict(values)
+    own = METHODS.load(name).adapter_defaults
+    if adapter.get("kind", own.get("kind")) != own.get("kind"):
+        return dict(values)  # the method says whether it can use it
+    return {**values, "adapter": {**own, **adapter}} if own else dict(values)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

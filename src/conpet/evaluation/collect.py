@@ -130,6 +130,11 @@ class RunRecord:
         return len(self.tasks) >= self.n_tasks
 
     @property
+    def told(self) -> bool:
+        """Whether the task of every input was known when it was answered."""
+        return self.method == "per-task" or self.method.endswith("(task-id)")
+
+    @property
     def free(self) -> bool:
         """Whether the answers are free text, not class labels."""
         return bool(self.template) or any(outcome.answers for outcome in self.outcomes)

@@ -92,10 +92,10 @@ def _classes(state: State, scores: Tensor) -> list[Text]:
 def _write(state: State, batch: Batch, routing: Routing, memo: AnswerMemo) -> list[Text]:
     """Answers in free text.
 
-    ``mix``: one a prompt. ``expand``: every routed adapter writes one, and the best is given: by
-    log weight of the routing plus mean log-probability of the answer's tokens.
+    ``mix`` and ``concat``: one a prompt. ``expand``: every routed adapter writes one, and the best
+    is given: by log weight of the routing plus mean log-probability of the answer's tokens.
     """
-    if routing.combine == "mix":
+    if routing.combine != "expand":
         return _write_mixed(state, batch, routing, memo)
     example, column = routing.weights.nonzero(as_tuple=True)
     pairs = one_each(routing.names, column)
@@ -132,7 +132,7 @@ def _digests(batch: Batch) -> list[str]:
 
 
 def _ways(state: State, routing: Routing) -> list[Way]:
-    """How each example of a ``mix`` routing is answered."""
+    """How each example of a ``mix`` or ``concat`` routing is answered."""
     keys = [state.cache_key(name) for name in routing.names]
     decoding = asdict(state.decoding)
     return [
@@ -202,7 +202,7 @@ def by_weight(routing: Routing) -> list[dict[str, float]]:
     are empty.
     """
     even = bool((routing.weights == routing.weights[:, :1]).all())
-    if routing.combine == "expand" and even and len(routing.names) > 1:
+    if routing.combine != "mix" and even and len(routing.names) > 1:
         return [{} for _ in range(len(routing.weights))]
     order = routing.weights.argsort(dim=1, descending=True, stable=True).tolist()
     return [

@@ -108,6 +108,11 @@ class Section:
         return measured or name not in OF_FREE_ANSWERS
 
     @property
+    def told(self) -> list[str]:
+        """The methods that were told the task of every input."""
+        return list(dict.fromkeys(group.first.method for group in self.groups if group.first.told))
+
+    @property
     def runs(self) -> list[tuple[RunRecord, Group]]:
         return [(run, group) for group in self.groups for run in group.runs]
 

@@ -136,23 +136,36 @@ class Method(Protocol):
     """A continual-learning method. Implementations are frozen dataclasses of hyper-parameters.
 
     Attributes:
-        needs_task_id: it answers only where the task of an input is known.
         default_replay, replay_kinds: the kind of replay it takes, and those it can take.
-        refuses: why it cannot take other kinds: a reason for ``replay.kind``, ``adapter.kind``.
+        refuses: why it cannot take other kinds: a reason for ``replay.kind``, ``adapter.kind``,
+            or for answers that are a ``class``.
         default_selection: how the exemplars of a memory are chosen.
         adapter_kinds: the kinds of adapter it can train.
+        adapter_defaults: keys of ``adapter`` that are other ones for it than for most, where a
+            configuration leaves them out.
         has_head: its adapter has a head that gives logits.
         answers: what it can learn to give: a ``class``, or ``text``.
     """
 
-    needs_task_id: ClassVar[bool] = False
     default_replay: ClassVar[str] = "none"
     replay_kinds: ClassVar[tuple[str, ...]] = ("none",)
     refuses: ClassVar[Mapping[str, str]] = {}
     default_selection: ClassVar[str] = "random"
     adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "full")
+    adapter_defaults: ClassVar[Mapping[str, Any]] = {}
     has_head: ClassVar[bool] = True
     answers: ClassVar[tuple[str, ...]] = ("class",)
+
+    @property
+    def needs_task_id(self) -> bool:
+        """Whether it answers only where the task of an input is known."""
+        return False
+
+    @property
+    def mode(self) -> str:
+        """Which of two things it does that are not to be compared; stands behind its name in every
+        result. Empty where there is one."""
+        return ""
 
     def modules(self, state: State) -> Mapping[str, nn.Module]:
         """The method's own modules, as they are before anything is learned; saved with the
@@ -183,6 +196,20 @@ class Method(Protocol):
                 f"are free text; methods that can learn it: {', '.join(able)}"
             )
 
+    def check_classes(self) -> None:
+        """Raise ConfigError where it cannot learn classes.
+
+        Asked before a stream of classes is learned.
+        """
+        if "class" not in self.answers:
+            able = [name for name in METHODS if "class" in METHODS.load(name).answers]
+            reason = self.refuses.get("class", "")
+            raise ConfigError(
+                f"method '{type(self).__name__}' learns answers in free text, and those of this "
+                f"stream are classes{reason and ': ' + reason}; methods that can learn it: "
+                f"{', '.join(able)}"
+            )
+
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
         """Raise ConfigError or DataError where it cannot learn tasks that are to come.
 
@@ -197,6 +224,11 @@ class Method(Protocol):
     def notes(self, state: State) -> Sequence[str]:
         """What a person may want to know of the newest task once it is learned."""
         return ()
+
+    def prompts(self, n_tasks: int) -> int:
+        """Most soft prompts that stand with one text once ``n_tasks`` are learned; a text is cut
+        to what they leave of the context."""
+        return 1
 
     def phases(self, state: State) -> Sequence[Phase]:
         """What is optimised for the newest task of the history, in order."""

@@ -23,6 +23,7 @@ from conpet.methods.base import (
     State,
     Step,
 )
+from conpet.methods.closed_form import AddToRouter, check_router, scores_of_tasks
 from conpet.methods.tune import Tune, drawn
 from conpet.objectives.classify import cross_entropy
 from conpet.replay.dynamic import NoReplay
@@ -31,6 +32,11 @@ from conpet.routing.selector import top_k
 from conpet.types import Batch, Routing
 
 SELECTOR = "@selector"
+OPTIONS_OF = {
+    "selector": ("balance", "selector_target", "start", "selector_epochs", "selector_lr"),
+    "analytic": ("shrinkage",),
+}
+"""Options that concern one router alone."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,6 +52,10 @@ class ConpetDynamic(Method):
     Prediction: selector, its top-k adapters as one expanded batch, softmax over the logits side by
     side.
 
+    With ``router=analytic`` nothing is trained to choose: before phase 2 the task's class means and
+    its share of one covariance are added to a router in closed form (``conpet.routing.analytic``),
+    whose scores stand where the selector's logits do. (Ours, to compare with.)
+
     Answers in free text have no logits to stand side by side: adapter k learns from its own task
     alone, each of the top-k adapters writes an answer, and the best by log p(task | prompt) of the
     selector + mean log p(token) is given. (The papers have no such case.)
@@ -57,11 +67,22 @@ class ConpetDynamic(Method):
 
     default_replay: ClassVar[str] = "dynamic"
     replay_kinds: ClassVar[tuple[str, ...]] = ("dynamic", "full", "memory", "none")
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "prefix")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default=1, description="adapters that answer an example: 1 and up, or 'all' (no selector)"
+    )
+    router: Literal["selector", "analytic"] = Field(
+        default="selector",
+        description="what chooses the adapters: a selector that is trained (the paper), or the "
+        "nearest class mean of the plain backbone's features, in closed form (analytic)",
+    )
+    shrinkage: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="router=analytic: g, the share of the sphere in the covariance, 0..1",
     )
     skip_gradless: bool = Field(
         default=True, description="leave out examples that give the new adapter no gradient"
@@ -89,6 +110,12 @@ class ConpetDynamic(Method):
     )
 
     def check(self, replay: str) -> None:
+        check_router(self, self.router, OPTIONS_OF)
+        if self.router == "analytic" and self.top_k == "all":
+            raise ConfigError(
+                "method.router=analytic chooses adapters, and with method.top_k=all every adapter "
+                "answers; give a number as method.top_k, or leave method.router out"
+            )
         if self.balance and replay != "dynamic":
             raise ConfigError(
                 "method.balance=true knows the shares of tasks in a batch for replay.kind=dynamic "
@@ -114,11 +141,14 @@ class ConpetDynamic(Method):
         if len(task.labels) > 1 and len(task.train) > 1:
             return ()
         what = "one label" if len(task.labels) == 1 else "one training example"
-        return [f"it has {what}; an adapter of its own cannot learn from that, a selector can"]
+        router = "a selector" if self.router == "selector" else "the router"
+        return [f"it has {what}; an adapter of its own cannot learn from that, {router} can"]
 
     def phases(self, state: State) -> Sequence[Phase]:
         phases: list[Phase] = []
-        if len(state.history) >= 2 and self.top_k != "all":
+        if self.router == "analytic":
+            phases.append(AddToRouter("router", shrinkage=self.shrinkage))
+        elif len(state.history) >= 2 and self.top_k != "all":
             spec = replace(
                 state.spec,
                 epochs=self.selector_epochs or state.spec.epochs,
@@ -155,6 +185,8 @@ class ConpetDynamic(Method):
             return Routing(names, torch.ones(len(batch), len(names), device=state.device), "expand")
         if k == 1 and true_task is not None:  # A(x) = {true task}, whatever the selector says
             return oracle(names, true_task)
+        if self.router == "analytic":
+            return top_k(names, scores_of_tasks(state, batch), k, true_task)
         if SELECTOR not in state.pool:
             raise ConfigError(
                 f"method.top_k is {k}, and this run has no selector that could choose: it was "

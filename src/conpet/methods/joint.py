@@ -26,6 +26,7 @@ class Joint(Method):
     task, the union is trained again from the start.
     """
 
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "prefix", "full")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     steps: int | None = Field(

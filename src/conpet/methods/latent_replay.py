@@ -15,8 +15,8 @@ from torch import Tensor
 
 from conpet.methods.base import Phase, State
 from conpet.methods.tune import SHARED, FitHead, OneAdapter, Tune
-from conpet.objectives.gaussian import add_classes, covariance
 from conpet.replay.dynamic import NoReplay
+from conpet.routing.gaussian import add_classes, covariance
 
 NO_REPLAY = "it replays features that it draws by itself, and keeps no example"
 

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from conpet.methods.base import Computation, Method, Phase, State
-from conpet.objectives.gaussian import add_classes, covariance
 from conpet.routing.base import plain
+from conpet.routing.gaussian import add_classes, covariance, discriminant
 from conpet.types import Batch, Routing
 
 
@@ -57,7 +57,6 @@ class LDA(Method):
     def scores(self, state: State, batch: Batch, routing: Routing) -> Tensor:
         mean = state.buffers["lda/mean"]  # (C, d)
         sigma = covariance(state.buffers["lda/scatter"], state.buffers["lda/count"], self.shrinkage)
-        weight = torch.linalg.solve(sigma, mean.T)  # (d, C)
-        bias = -0.5 * (mean.T * weight).sum(dim=0)  # (C,)
+        weight, bias = discriminant(mean, sigma)
         h = state.forward(batch, routing).features.double().cpu()
-        return (h @ weight + bias).log_softmax(dim=1).float().to(state.device)
+        return (h @ weight.T + bias).log_softmax(dim=1).float().to(state.device)

@@ -23,9 +23,12 @@ class PerTask(Method):
     for routing, and the single-task score that forward transfer is measured against.
     """
 
-    needs_task_id: ClassVar[bool] = True
-    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt")
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "prefix")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
+
+    @property
+    def needs_task_id(self) -> bool:
+        return True
 
     def phases(self, state: State) -> Sequence[Phase]:
         task = state.task

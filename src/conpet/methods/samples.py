@@ -21,10 +21,12 @@ class GivenSamples(Computation):
     Attributes:
         share: of the training examples, so many samples, at least one.
         file: holds them; None: they are training inputs.
+        answered: with the answers of training inputs.
     """
 
     share: float
     file: Path | None = None
+    answered: bool = False
 
     def check(self, state: State, tasks: Sequence[Task]) -> None:
         """Raise where the file lacks samples of a task, or has some that make no prompt."""
@@ -51,6 +53,7 @@ class GivenSamples(Computation):
             "real",
             tuple((example.instruction, example.text) for example in chosen),
             entities=tuple(example.entities for example in chosen) if marked else (),
+            answers=tuple(example.answers[0] for example in chosen) if self.answered else (),
         )
 
     def _filed(self, state: State, task: Task) -> PseudoSamples:

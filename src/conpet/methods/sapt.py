@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from conpet.adapters.head import joined
 from conpet.adapters.seeding import generator_for
 from conpet.errors import ConfigError
 from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State, Step
-from conpet.methods.generator import Generate, Recipe
+from conpet.methods.closed_form import AddToRouter, check_router, scores_of_tasks
+from conpet.methods.generator import Generate
+from conpet.methods.pairs import Recipe
 from conpet.methods.reflection import (
     ATTENTION,
     OldTasks,
@@ -26,7 +28,8 @@ from conpet.methods.reflection import (
     pooled,
 )
 from conpet.methods.samples import GivenSamples
-from conpet.methods.tune import Tune
+from conpet.methods.state import one_each
+from conpet.methods.tune import Tune, every_head
 from conpet.replay.dynamic import NoReplay
 from conpet.replay.pseudo import about, wanted
 from conpet.routing.attention import (
@@ -60,6 +63,11 @@ class SAPT(Method):
     Prediction: the same attention mixes the adapters; no task id. Classes: the heads of all tasks
     stand side by side on the mixed features, and only the newest trains.
 
+    With ``router=analytic`` there is no attention, and so neither phase 2 nor 3: each adapter
+    learns alone, its head among the task's own classes; a is then the posterior of the tasks under
+    a router in closed form (``conpet.routing.analytic``), and class c of task i has the probability
+    a_i p_i(c), p_i the softmax of head i on the mixed features. (Ours, to compare with.)
+
     Where we differ from the authors' code: padding has no part in the query; the instruction of a
     pseudo-sample is the task's own; the gradient through frozen adapters is exact; references never
     come from test data; the weight of the reflection does not depend on accumulation. Each has an
@@ -72,6 +80,17 @@ class SAPT(Method):
         "replay.kind": "what it keeps of old tasks is chosen by method.pseudo"
     }
 
+    router: Literal["attention", "analytic"] = Field(
+        default="attention",
+        description="what weighs the adapters: the shared attention (the paper), or the posterior "
+        "of the nearest class mean of the plain backbone's features, in closed form (analytic)",
+    )
+    shrinkage: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="router=analytic: g, the share of the sphere in the covariance, 0..1",
+    )
     top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default="all", description="adapters with the largest weights that answer, or 'all'"
     )
@@ -154,6 +173,10 @@ class SAPT(Method):
     generator_shortest: int = Field(default=3, ge=1, description="fewest words of a kept text")
 
     def check(self, replay: str) -> None:
+        of_any = ("router", "top_k", "shrinkage")
+        of_attention = [field.name for field in fields(self) if field.name not in of_any]
+        own = {"attention": of_attention, "analytic": ["shrinkage"]}
+        check_router(self, self.router, own)
         if (self.pseudo == "file") != (self.pseudo_file is not None):
             raise ConfigError(
                 f"method.pseudo is '{self.pseudo}' and method.pseudo_file {self.pseudo_file}; give "
@@ -171,12 +194,20 @@ class SAPT(Method):
 
     @property
     def learns_from_valid(self) -> bool:
-        return self.reference_from == "valid"
+        return self.attends and self.reference_from == "valid"
+
+    @property
+    def attends(self) -> bool:
+        """Whether there is an attention, and what holds it in place."""
+        return self.router == "attention"
 
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
-        self._samples(state).check(state, tasks)
+        if self.attends:
+            self._samples(state).check(state, tasks)
 
     def modules(self, state: State) -> Mapping[str, nn.Module]:
+        if not self.attends:
+            return {}
         width = state.backbone.model.get_input_embeddings().weight.shape[1]
         attention = SharedAttention(
             width,
@@ -188,21 +219,17 @@ class SAPT(Method):
         return {ATTENTION: attention.to(state.device)}
 
     def warnings(self, state: State) -> Sequence[str]:
-        if self.pseudo != "auto" or state.writes:
+        if not self.attends or self.pseudo != "auto" or state.writes:
             return ()
         share = 100 * self.pseudo_share
         return [f"its backbone cannot write: {share:g} % of the real texts are kept in the run"]
 
     def phases(self, state: State) -> Sequence[Phase]:
-        learn = Attend(
-            "adapter",
-            state.spec,
-            state.task.name,
-            "task",
-            len(state.task.labels),
-            NoReplay(),
-            method=self,
-        )
+        name, n_classes = state.task.name, len(state.task.labels)
+        own = ("adapter", state.spec, name, "task", n_classes, NoReplay())
+        if not self.attends:
+            return [Tune(*own, "within"), AddToRouter("router", shrinkage=self.shrinkage)]
+        learn = Attend(*own, method=self)
         refer = Reference(
             "reference", query=self.query, of=self.reference, prompts=self.reference_from
         )
@@ -251,14 +278,25 @@ class SAPT(Method):
         top = None if self.top_k == "all" else self.top_k
         return route(state.task_names, self.attend_to(state, batch), top=top, cut=self.cut)
 
+    def oracle(self, state: State, batch: Batch) -> Routing:
+        if self.attends:  # an adapter has learned in the mix, not to answer alone
+            return self.route(state, batch)
+        return one_each(state.task_names, batch.task)
+
     def attend_to(self, state: State, batch: Batch) -> Tensor:
-        """(B, T) the logits of the attention."""
+        """(B, T) the logits of the adapters' weights."""
+        if not self.attends:
+            return scores_of_tasks(state, batch)
         return attention(state).logits(pooled(state, batch, self.query), state.task_names)
 
     def scores(self, state: State, batch: Batch, routing: Routing) -> Tensor:
-        return class_logits(state, batch, routing).log_softmax(dim=1)
+        if self.attends:
+            return class_logits(state, batch, routing).log_softmax(dim=1)
+        return posterior(state, batch, routing)
 
     def notes(self, state: State) -> Sequence[str]:
+        if not self.attends:
+            return ()
         assert state.text is not None
         n_wanted = wanted(self.pseudo_share, len(state.text.train))
         return [about(state.pseudo[state.task.name], n_wanted)]
@@ -266,9 +304,17 @@ class SAPT(Method):
 
 def class_logits(state: State, batch: Batch, routing: Routing) -> Tensor:
     """(B, C) the heads of all tasks side by side, on the mixed features."""
-    features = state.forward(batch, routing).features
-    heads = [state.pool.head(task.name) for task in state.history]
-    return joined(heads, features)
+    return every_head(state, state.forward(batch, routing).features)
+
+
+def posterior(state: State, batch: Batch, routing: Routing) -> Tensor:
+    """(B, C) log a_i + log p_i(c), with p_i the softmax of head i on the mixed features."""
+    tiny = torch.finfo(torch.float32).tiny
+    sizes = [len(task.labels) for task in state.history]
+    heads = class_logits(state, batch, routing).split(sizes, dim=1)
+    log_a = routing.weights.clamp_min(tiny).log().split(1, dim=1)
+    own = [a + logits.log_softmax(dim=1) for a, logits in zip(log_a, heads, strict=True)]
+    return torch.cat(own, dim=1)
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -321,6 +367,3 @@ class Attend(Tune):
 
     def _logits(self, state: State, batch: Batch) -> Tensor:
         return class_logits(state, batch, self._routing(state, batch))
-
-    def _log_probs(self, state: State, batch: Batch) -> Tensor:
-        return state.answer_log_probs(batch, self._routing(state, batch))

@@ -22,6 +22,7 @@ class Sequential(OneAdapter):
     grows by task.
     """
 
+    adapter_kinds: ClassVar[tuple[str, ...]] = ("lora", "bottleneck", "prompt", "prefix", "full")
     answers: ClassVar[tuple[str, ...]] = ("class", "text")
 
     def phases(self, state: State) -> Sequence[Phase]:

@@ -1,7 +1,7 @@
 """State: everything that has been learned, and what is computed with it.
 
 Shapes: B batch, S sequence, d hidden, P pairs (example, adapter), C classes seen, T tasks seen,
-A positions of an answer.
+A positions of an answer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -184,22 +184,29 @@ class State:
     def chunks(self, rows: np.ndarray) -> Iterator[Batch]:
         """Rows in batches of similar length that fit the token budget; their order changes."""
         answer = self.decoding.max_new_tokens if self.writes else 0
-        for at in self._cut(self.store.lengths[rows], answer):
+        for at in self._cut(self.store.lengths[rows], self.pool.prompt_length + answer):
             yield self.batch(rows[at])
 
-    def _cut(self, lengths: np.ndarray, behind: int = 0) -> Iterator[np.ndarray]:
+    def parts(self, batch: Batch, routing: Routing, behind: int = 0) -> list[Tensor]:
+        """The places in a batch of the examples of each pass that it takes, with what the routing
+        puts beside their texts, and ``behind`` tokens of an answer."""
+        lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
+        cut = self._cut(lengths, self.pool.positions(routing) + behind)
+        return [torch.from_numpy(at.copy()).to(self.device) for at in cut]
+
+    def _cut(self, lengths: np.ndarray, beside: int) -> Iterator[np.ndarray]:
         """Positions of texts in chunks of similar length, each of which fits the token budget with
-        ``behind`` further tokens a row."""
+        ``beside`` further tokens a row."""
 
         def room(longest: int) -> int:
-            return self._rows_at_once(longest + behind)
+            return self._rows_at_once(longest + beside)
 
         on_cpu = self.device.type == "cpu"
         return length_chunks(lengths, room, OF_A_PASS if on_cpu else OF_A_LAUNCH)
 
     def _rows_at_once(self, length: int) -> int:
-        """Rows of so many tokens that fit the token budget, soft prompts included."""
-        return max(1, self.token_budget // max(1, self.pool.prompt_length + length))
+        """Rows of so many tokens, soft prompts included, that fit the token budget."""
+        return max(1, self.token_budget // max(1, length))
 
     def rng(self, *parts: object) -> np.random.Generator:
         """A generator that depends on the run's seed, the task at hand and ``parts`` alone."""
@@ -217,22 +224,19 @@ class State:
         found: Tensor = embed(batch.input_ids)
         return found
 
-    def forward(self, batch: Batch, routing: Routing) -> Output:
-        """Features at the read-out. ``expand`` makes one row of each (example, adapter) pair."""
-        if routing.combine == "mix":
+    def forward(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Output:
+        """Features at the read-out (``how``; None is the run's own). ``expand`` makes one row of
+        each (example, adapter) pair."""
+        if routing.combine != "expand":
             everyone = torch.arange(len(batch), device=self.device)
-            return Output(self._features(batch, routing), everyone, torch.zeros_like(everyone))
+            features = self._features(batch, routing, how)
+            return Output(features, everyone, torch.zeros_like(everyone))
         example, column = routing.weights.nonzero(as_tuple=True)
-        size = self._rows_at_once(batch.input_ids.shape[1])
-        features = [
-            self._features(
-                batch.select(example[i : i + size]),
-                one_each(routing.names, column[i : i + size]),
-            )
-            for i in range(0, len(example), size)
-        ]
-        empty = torch.zeros(0, self.backbone.hidden_size, device=self.device)
-        return Output(torch.cat(features) if features else empty, example, column)
+        if not len(example):
+            empty = torch.zeros(0, self.backbone.hidden_size, device=self.device)
+            return Output(empty, example, column)
+        pairs = one_each(routing.names, column)
+        return Output(self._features(batch.select(example), pairs, how), example, column)
 
     @contextmanager
     def _passing(self, batch: Batch, routing: Routing) -> Iterator[SoftPrompt | None]:
@@ -251,48 +255,50 @@ class State:
             with self.trunk.given(states):
                 yield soft_prompt
 
-    def _features(self, batch: Batch, routing: Routing) -> Tensor:
-        """(B, d) at the read-out under a ``mix`` routing."""
+    def _features(self, batch: Batch, routing: Routing, how: ReadOut | None = None) -> Tensor:
+        """(B, d) at the read-out under a ``mix`` or ``concat`` routing."""
 
         def of(part: Batch, routing: Routing) -> Tensor:
             with self._passing(part, routing) as soft_prompt:
                 hidden = self.backbone(part.input_ids, part.attention_mask, soft_prompt)
-            return read_out(hidden, part, self.read_out)
+            return read_out(hidden, part, how or self.read_out)
 
-        return self._in_parts(batch, routing, of)
+        return self._in_parts(batch, routing, self.parts(batch, routing), of)
 
     def answer_log_probs(self, batch: Batch, routing: Routing) -> Tensor:
-        """(B, A) log p of the answers' tokens under a ``mix`` routing; 0 behind them."""
+        """(B, A) log p of the answers' tokens under a ``mix`` or ``concat`` routing; 0 behind
+        them."""
         longest = batch.answer_ids.shape[1]
 
         def of(part: Batch, routing: Routing) -> Tensor:
-            with self._passing(part, routing) as soft_prompt:
-                logits = self._writer.answer_logits(
-                    part.input_ids, part.attention_mask, part.answer_ids, soft_prompt
-                )
-            found = token_log_probs(logits, part.answer_ids)
+            found = token_log_probs(self.answer_logits(part, routing), part.answer_ids)
             return functional.pad(found, (0, longest - found.shape[1]))
 
-        return self._in_parts(batch, routing, of)
+        return self._in_parts(batch, routing, self.parts(batch, routing, longest), of)
+
+    def answer_logits(self, batch: Batch, routing: Routing) -> Tensor:
+        """(B, A, V) the logits of each token of the answers; not defined behind them."""
+        with self._passing(batch, routing) as soft_prompt:
+            return self._writer.answer_logits(
+                batch.input_ids, batch.attention_mask, batch.answer_ids, soft_prompt
+            )
 
     def _in_parts(
-        self, batch: Batch, routing: Routing, compute: Callable[[Batch, Routing], Tensor]
+        self,
+        batch: Batch,
+        routing: Routing,
+        parts: Sequence[Tensor],
+        compute: Callable[[Batch, Routing], Tensor],
     ) -> Tensor:
         """What ``compute`` makes of a batch (B, ...), in passes over texts of similar length.
 
         Padding is computed like text: a batch of texts of all lengths, as replay mixes them, would
         be most of all padding.
         """
-        parts = self.parts(batch)
         if len(parts) < 2:
             return compute(batch, routing)
         found = [compute(batch.select(at), routing.rows(at)) for at in parts]
-        return torch.cat(found)[torch.cat(parts).argsort()]
-
-    def parts(self, batch: Batch) -> list[Tensor]:
-        """The examples of each pass that a batch takes."""
-        lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
-        return [torch.from_numpy(at.copy()).to(self.device) for at in self._cut(lengths)]
+        return torch.cat(found)[torch.cat(list(parts)).argsort()]
 
     @torch.no_grad()
     def generate(
@@ -302,7 +308,7 @@ class State:
         decoding: Decoding | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Written:
-        """An answer in free text to each prompt under a ``mix`` routing.
+        """An answer in free text to each prompt under a ``mix`` or ``concat`` routing.
 
         Args:
             decoding: None is the run's own.
@@ -315,9 +321,9 @@ class State:
             seeds = None
         elif seeds is None:
             seeds = self._seeds(batch, decoding.seed)
-        size = self._rows_at_once(batch.input_ids.shape[1] + decoding.max_new_tokens)
-        for start in range(0, len(batch), size):
-            at = torch.arange(start, min(start + size, len(batch)), device=self.device)
+        beside = self.pool.positions(routing) + decoding.max_new_tokens
+        size = self._rows_at_once(batch.input_ids.shape[1] + beside)
+        for at in torch.arange(len(batch), device=self.device).split(size):
             chunk = batch.select(at)
             pick = Pick(decoding, [seeds[i] for i in at.tolist()] if seeds is not None else None)
             with self._passing(chunk, routing.rows(at)) as soft_prompt:
@@ -359,12 +365,12 @@ class State:
     def class_logits(self, batch: Batch, routing: Routing) -> Tensor:
         """The routed heads side by side, (B, C); null logits for tasks that were not routed to.
 
-        ``mix``: the features go through the head of the one routed adapter. ``expand``: every
-        adapter's head answers for its own task; live adapters with gradient, frozen ones without,
-        from the logit cache where it has them.
+        ``mix`` and ``concat``: the features go through the head of the first routed adapter.
+        ``expand``: every adapter's head answers for its own task; live adapters with gradient,
+        frozen ones without, from the logit cache where it has them.
         """
         shape = (len(batch), self.n_classes)
-        if routing.combine == "mix":
+        if routing.combine != "expand":
             output = self.forward(batch, routing)
             head = self.pool.head(routing.names[0])
             return side_by_side([head(output.features)], [output.example], [0], shape)
@@ -437,10 +443,13 @@ class State:
         return f"{name}-{self.pool.fingerprint(name)[:16]}"
 
     @torch.no_grad()
-    def features(self, rows: np.ndarray, routing_of: str | None = None) -> np.ndarray:
+    def features(
+        self, rows: np.ndarray, routing_of: str | None = None, how: ReadOut | None = None
+    ) -> np.ndarray:
         """Hidden states at the read-out, (n, d) float32, in the order of ``rows`` (may repeat).
 
-        Through the adapter ``routing_of``, or the plain backbone where it is None.
+        Through the adapter ``routing_of``, or the plain backbone where it is None; read out as
+        ``how`` says, or as the run does.
         """
         names = () if routing_of is None else (routing_of,)
         distinct, place = np.unique(rows, return_inverse=True)
@@ -448,7 +457,7 @@ class State:
         out = np.zeros((len(distinct), self.backbone.hidden_size), np.float32)
         for batch in self.chunks(distinct):
             weights = torch.ones(len(batch), len(names), device=self.device)
-            features = self.forward(batch, Routing(names, weights)).features.cpu().numpy()
+            features = self.forward(batch, Routing(names, weights), how).features.cpu().numpy()
             out[np.searchsorted(distinct, batch.rows.cpu().numpy())] = features
         return out[place]
 

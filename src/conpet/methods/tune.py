@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conpet.adapters.head import joined
 from conpet.methods.base import (
     Computation,
     LossTerms,
@@ -21,7 +22,7 @@ from conpet.methods.base import (
     State,
     Step,
 )
-from conpet.objectives.classify import cross_entropy, side_by_side
+from conpet.objectives.classify import cross_entropy
 from conpet.objectives.generate import answer_loss, mean_log_prob
 from conpet.objectives.prototypes import class_means
 from conpet.replay.base import Replay, Rows
@@ -31,6 +32,8 @@ from conpet.types import Batch, Latents, Routing
 
 SHARED = "@shared"
 """The one adapter of a method that has one for all tasks."""
+TEACHER = "@teacher"
+"""A frozen copy of an adapter as it was before the newest task."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,18 @@ class Tune(Phase):
         return batch.label - (state.task.first_column if self.target == "within" else 0)
 
 
+def add_teacher(state: State, of: str) -> None:
+    """Adapter ``TEACHER``: a copy of the frozen adapter ``of``, frozen itself, until removed."""
+    pool = state.pool
+    n_classes = pool.head(of).n_classes if pool.has_head(of) else 0
+    pool.add(TEACHER, seed=0, n_classes=n_classes, role="teacher")
+    pool.freeze(TEACHER)
+    pool.load_tensors(TEACHER, pool.tensors(of))
+
+
 def every_head(state: State, features: Tensor) -> Tensor:
     """(B, C) logits: the heads of all tasks side by side, on the same features (B, d)."""
-    logits = [state.pool.head(task.name)(features) for task in state.history]
-    everyone = torch.arange(len(features), device=state.device)
-    first = [task.first_column for task in state.history]
-    shape = (len(features), state.n_classes)
-    return side_by_side(logits, [everyone] * len(logits), first, shape)
+    return joined([state.pool.head(task.name) for task in state.history], features)
 
 
 def drawn(state: State, replay: Replay, name: str, batch_size: int, epoch: int) -> list[Rows]:

@@ -1,8 +1,10 @@
-"""What a model said before, kept as a target (B examples, C classes)."""
+"""What a model said before, kept as a target (B examples, C classes, A answer tokens, V words)."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+from conpet.types import NO_TOKEN
 
 
 def distillation(before: Tensor, now: Tensor, temperature: float) -> Tensor:
@@ -13,3 +15,15 @@ def distillation(before: Tensor, now: Tensor, temperature: float) -> Tensor:
     """
     target = (before.float() / temperature).softmax(dim=1)
     return -(target * (now.float() / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def token_divergence(before: Tensor, now: Tensor, answer: Tensor) -> Tensor:
+    """sum over answer tokens of KL(softmax(before) || softmax(now)), in fp32; 0 without any.
+
+    Args:
+        before, now: (B, A, V) logits of each token of an answer.
+        answer: (B, A); ``NO_TOKEN`` has no part in it.
+    """
+    there = answer != NO_TOKEN
+    target, log_q = (z[there].float().log_softmax(dim=1) for z in (before, now))
+    return (target.exp() * (target - log_q)).sum()

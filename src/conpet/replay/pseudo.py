@@ -31,6 +31,7 @@ class PseudoSamples:
         source: ``generated``, ``real`` or ``file``.
         inputs: (instruction, input) of each.
         entities: the spans of each, where the task has any.
+        answers: to each, where they stand for whole examples.
         quality: see ``Sieve.quality``; empty where nothing was generated.
     """
 
@@ -38,19 +39,27 @@ class PseudoSamples:
     inputs: tuple[tuple[str, str], ...]
     quality: Mapping[str, float] = field(default_factory=dict)
     entities: tuple[tuple[Span, ...], ...] = ()
+    answers: tuple[str, ...] = ()
 
     def examples(self, task: str) -> tuple[Example, ...]:
-        """The same as inputs without an answer."""
+        """The same as inputs, with their answers where there are any."""
         spans = self.entities or ((),) * len(self.inputs)
+        given: Sequence[tuple[str, ...]]
+        given = [(answer,) for answer in self.answers] or [()] * len(self.inputs)
+        rows = zip(self.inputs, spans, given, strict=True)
         return tuple(
-            Example(f"pseudo-{task}-{i}", text, entities=own, instruction=instruction)
-            for i, ((instruction, text), own) in enumerate(zip(self.inputs, spans, strict=True))
+            Example(
+                f"pseudo-{task}-{i}", text, entities=own, instruction=instruction, answers=answers
+            )
+            for i, ((instruction, text), own, answers) in enumerate(rows)
         )
 
     def to_json(self) -> dict[str, Any]:
         rows: list[dict[str, Any]] = [{"instruction": a, "input": b} for a, b in self.inputs]
         for row, spans in zip(rows, self.entities, strict=False):
             row["entities"] = spans
+        for row, answer in zip(rows, self.answers, strict=False):
+            row["answer"] = answer
         return {"source": self.source, "quality": dict(self.quality), "inputs": rows}
 
     @staticmethod
@@ -58,7 +67,8 @@ class PseudoSamples:
         inputs = tuple((row["instruction"], row["input"]) for row in values["inputs"])
         spans = [row["entities"] for row in values["inputs"] if "entities" in row]
         entities = tuple(tuple((start, stop) for start, stop in own) for own in spans)
-        return PseudoSamples(values["source"], inputs, values["quality"], entities)
+        answers = tuple(row["answer"] for row in values["inputs"] if "answer" in row)
+        return PseudoSamples(values["source"], inputs, values["quality"], entities, answers)
 
 
 def wanted(share: float, n_train: int) -> int:
@@ -66,11 +76,13 @@ def wanted(share: float, n_train: int) -> int:
     return max(1, int(share * n_train + 1e-9))
 
 
-def about(samples: PseudoSamples, n_wanted: int) -> str:
-    """What was kept of those that were wanted, in a line."""
+def about(
+    samples: PseudoSamples, n_wanted: int, without: str = "nothing holds its routing in place"
+) -> str:
+    """What was kept of those that were wanted, in a line; and what it is like ``without`` any."""
     n, quality = len(samples.inputs), samples.quality
     short = f" ({n_wanted} were wanted)" if n < n_wanted else ""
-    short += "" if n else ", so that nothing holds its routing in place"
+    short += "" if n else f", so that {without}"
     if samples.source != "generated":
         return f"{n} {samples.source} samples stand for its inputs{short}"
     rejected = {

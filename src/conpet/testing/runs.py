@@ -46,7 +46,13 @@ _SMALL_OF: dict[str, dict[str, Any]] = {
         "method__generator_batch_size": 6,
         "method__generator_tokens": 12,
         "method__generator_shortest": 1,
-    }
+    },
+    "lfpt5": {
+        "method__pseudo_share": 0.25,
+        "method__generator_tokens": 16,
+        "method__generator_shortest": 1,
+    },
+    "l2p": {"method__pool": 6, "method__top_n": 2},
 }
 """What makes the runs of a method small that takes steps of its own."""
 
@@ -78,7 +84,9 @@ class Case:
 
     @property
     def _all(self) -> dict[str, Any]:
-        return {**_SMALL_OF.get(self.method, {}), **dict(self.options)}
+        options = dict(self.options)
+        trained = options.get("method__router") != "analytic"  # else there is nothing to make small
+        return {**(_SMALL_OF.get(self.method, {}) if trained else {}), **options}
 
     def fit(
         self, stream: Stream, out: Path, *, seed: int = 1, observer: Observer | None = None
@@ -137,8 +145,11 @@ class Runs:
             replay=DynamicReplay(5) if "dynamic" in method.replay_kinds else None,
             spec=PhaseSpec(epochs=2, batch_size=4),
             read_out="mean" if self.case.kind in ("text", "instruction") else "mask",
-            kind=self.case.adapter,
-            **self.case.options_of("adapter"),
+            **{
+                **method.adapter_defaults,
+                "kind": self.case.adapter,
+                **self.case.options_of("adapter"),
+            },
         )
         watch = Watch(method, state)
         teach(state, watch, *self.stream.tasks)

@@ -34,6 +34,7 @@ def saved(backbone: Any, filled: Fill, tmp_path: Path) -> tuple[Pool, Path]:
         {"rank": 3, "alpha": 0.5},
         {"kind": "bottleneck", "size": 3},
         {"kind": "prompt", "length": 3},
+        {"kind": "prefix", "length": 3},
         {"kind": "full"},
     ],
 )

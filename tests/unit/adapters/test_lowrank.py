@@ -206,7 +206,7 @@ def test_unknown_adapters_and_wrong_row_counts_are_refused(
     ):
         pass
     with (
-        pytest.raises(RoutingError, match="combine 'mix', not 'expand'"),
+        pytest.raises(RoutingError, match="combine 'mix' and 'concat', not 'expand'"),
         pool.routed(Routing(("b",), torch.ones(4, 1), "expand")),
     ):
         pass

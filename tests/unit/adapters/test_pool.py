@@ -41,7 +41,7 @@ def train_step(pool: Pool, backbone: Any, batch: Pair, name: str) -> None:
     optimiser.zero_grad()
 
 
-@pytest.mark.parametrize("kind", ["lora", "bottleneck", "prompt"])
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "prompt", "prefix"])
 def test_first_weights_depend_on_seed_and_name_alone(backbone: Any, kind: KindName) -> None:
     one, two = Pool(backbone, kind=kind), Pool(backbone, kind=kind)
     torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from conpet.adapters.io import load_adapter, save_adapter
 from conpet.adapters.pool import Pool
 from conpet.errors import CheckpointError, ConfigError, RoutingError
-from conpet.testing import tiny_t5
+from conpet.testing import tiny_llama, tiny_t5
 from conpet.types import Routing, SoftPrompt
 
 NAMES = ("a", "b", "c")
@@ -239,3 +240,148 @@ def test_options_without_meaning_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Pool(backbone, kind="prompt", **options)  # type: ignore[arg-type]
+
+
+# Behind one another
+
+
+def behind(pool: Pool, weights: list[list[float]], names: tuple[str, ...] = NAMES) -> Any:
+    return mixed_of(pool, Routing(names, torch.tensor(weights), "concat"))
+
+
+def mixed_of(pool: Pool, routing: Routing) -> SoftPrompt | None:
+    with pool.routed(routing) as soft_prompt:
+        return soft_prompt
+
+
+def test_prompts_stand_behind_one_another_in_the_order_of_the_names(pool: Pool) -> None:
+    a, b, c = (pool.tensors(name)["prompt"] for name in NAMES)
+    found = behind(pool, [[1.0, 1.0, 1.0]] * 2, ("c", "a", "b"))
+    assert found is not None and found.mask is None
+    assert torch.equal(found.embeddings, torch.cat([c, a, b]).expand(2, 3 * M, 32))
+    one = behind(pool, [[0.0, 0.0, 0.3]])  # weights only say which
+    assert torch.equal(one.embeddings[0], c)
+
+
+def test_rows_have_prompts_of_their_own_and_those_with_fewer_are_masked(pool: Pool) -> None:
+    a, b, c = (pool.tensors(name)["prompt"] for name in NAMES)
+    found = behind(pool, [[0.2, 0.0, 0.5], [0.0, 1.0, 1.0], [0.0, 0.7, 0.0], [0.0, 0.0, 0.0]])
+    assert found.embeddings.shape == (4, 2 * M, 32) and found.mask is not None
+    wanted = [torch.cat([a, c]), torch.cat([b, c]), b, a[:0]]
+    for row, mask, expected in zip(found.embeddings, found.mask, wanted, strict=True):
+        assert torch.equal(row[mask.bool()], expected)
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True)
+
+
+def test_gradients_of_prompts_behind_one_another(pool: Pool, backbone: Any, batch: Pair) -> None:
+    """Against a prompt that was put together by hand, row by row, without padding."""
+    weights = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    ids, mask = batch
+    with pool.routed(Routing(NAMES, torch.tensor(weights), "concat")) as soft_prompt:
+        states = backbone(ids, mask, soft_prompt)
+    prompts = {name: pool.tensors(name)["prompt"].requires_grad_() for name in NAMES}
+    for row, used in enumerate(weights):
+        own = [prompts[name] for name, w in zip(NAMES, used, strict=True) if w]
+        n = int(mask[row].sum())
+        alone = SoftPrompt(torch.cat(own)[None]) if own else None
+        expected = backbone(ids[row : row + 1, :n], mask[row : row + 1, :n], alone)[0]
+        torch.testing.assert_close(states[row, :n], expected, rtol=0, atol=1e-5)
+        expected.square().sum().backward() if own else None
+    (states.square() * mask[..., None]).sum().backward()
+    for name in ("b", "c"):
+        grad = pool.parameters_of(name)["prompt"].grad
+        torch.testing.assert_close(grad, prompts[name].grad, rtol=0, atol=1e-4)
+    assert pool.parameters_of("a") == {}
+
+
+@pytest.mark.parametrize(
+    ("combine", "weights", "positions"),
+    [
+        ("concat", [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], 3 * M),
+        ("concat", [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], M),
+        ("concat", [[0.0, 0.0, 0.0]], 0),
+        ("mix", [[1.0, 1.0, 0.0]], M),
+        ("mix", [[0.0, 0.0, 0.0]], 0),
+    ],
+)
+def test_positions_are_those_that_are_put_before_a_text(
+    pool: Pool, combine: Any, weights: list[list[float]], positions: int
+) -> None:
+    routing = Routing(NAMES, torch.tensor(weights), combine)
+    found = mixed_of(pool, routing)
+    assert pool.positions(routing) == positions
+    assert (0 if found is None else found.embeddings.shape[1]) == positions
+    assert pool.positions(Routing((), torch.zeros(2, 0), combine)) == 0
+
+
+def test_only_prompts_can_stand_behind_one_another(backbone: Any) -> None:
+    lora = Pool(backbone)
+    lora.add("a", seed=0)
+    routing = Routing(("a",), torch.ones(1, 1), "concat")
+    with (
+        pytest.raises(RoutingError, match="of kind 'lora': only soft prompts can .*pool of kind"),
+        lora.routed(routing),
+    ):
+        pass
+    assert lora.positions(routing) == 0
+
+
+def test_prompts_that_are_longer_than_the_context_are_refused(backbone: Any, batch: Pair) -> None:
+    long = SoftPrompt(torch.zeros(4, 508, 32))
+    with pytest.raises(RoutingError, match="508 embeddings and texts of 5 tokens .* the 512 posit"):
+        backbone(*batch, long)
+
+
+# Behind the text
+
+
+def after(backbone: Any, length: int = M) -> Pool:
+    pool = Pool(backbone, kind="prompt", length=length, position="after")
+    for i, name in enumerate(NAMES):
+        pool.add(name, seed=i)
+    return pool
+
+
+def test_a_pool_says_where_its_prompts_stand(backbone: Any, batch: Pair) -> None:
+    pool = after(backbone)
+    weights = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    for combine in ("mix", "concat"):
+        for rows in (weights, weights[:1]):
+            found = mixed_of(pool, Routing(NAMES, rows, combine))  # type: ignore[arg-type]
+            assert found is not None and found.position == "after"
+    assert pool.settings() == {"kind": "prompt", "length": M, "position": "after"}
+    before = Pool(backbone, kind="prompt", length=M)
+    before.add("a", seed=0)
+    assert pool.fingerprint("a") != before.fingerprint("a"), "it computes something else"
+
+
+def test_a_causal_backbone_must_write_to_have_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="never sees what stands behind it.*position=before, an"):
+        after(tiny_llama())
+    assert after(tiny_llama(generative=True)).prompt_length == M
+    assert after(tiny_t5()).prompt_length == M
+    with pytest.raises(ConfigError, match="position is 'behind'; allowed: before, after"):
+        Pool(tiny_t5(), kind="prompt", position="behind")  # type: ignore[arg-type]
+
+
+def test_a_folder_knows_where_its_prompt_stands(backbone: Any, tmp_path: Path) -> None:
+    pool = after(backbone)
+    before = Pool(backbone, kind="prompt", length=M)
+    before.add("a", seed=0)
+    for made, name in ((pool, "after"), (before, "before")):
+        made.freeze("a")
+        save_adapter(made, "a", tmp_path / name)
+    config = json.loads((tmp_path / "after" / "adapter_config.json").read_text())
+    assert (config["library"], config["position"]) == ("conpet", "after"), (
+        "peft knows no such thing"
+    )
+    again = Pool(backbone, kind="prompt", length=M, position="after")
+    load_adapter(again, "a", tmp_path / "after")
+    assert torch.equal(again.tensors("a")["prompt"], pool.tensors("a")["prompt"])
+    with pytest.raises(CheckpointError, match="stands before the text, and those of this pool"):
+        load_adapter(again, "b", tmp_path / "before")
+    with pytest.raises(CheckpointError, match="position = 'after', but this pool has 'before'"):
+        load_adapter(before, "b", tmp_path / "after")
+    longer = Pool(backbone, kind="prompt", length=M + 1, position="after")
+    with pytest.raises(CheckpointError, match="length = 3, but this pool has 4"):
+        load_adapter(longer, "b", tmp_path / "after")

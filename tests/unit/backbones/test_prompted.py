@@ -1,8 +1,9 @@
-"""A soft prompt before a text: what a row gives does not depend on padding or on other rows."""
+"""A soft prompt before or behind a text: what a row gives depends on no padding and no other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor
 from conpet.backbones import nano
 from conpet.backbones.generative import GenerativeBackbone, Seq2SeqLM
 from conpet.backbones.loading import load_backbone
+from conpet.errors import RoutingError
 from conpet.objectives.generate import Decoding, Pick, mean_log_prob, token_log_probs
 from conpet.testing import tiny_bert, tiny_llama, tiny_qwen, tiny_t5
-from conpet.types import NO_TOKEN, SoftPrompt
+from conpet.types import NO_TOKEN, POSITIONS, Position, SoftPrompt
 
 M, END = 3, 2
 TEXTS = [[9, 40, 17, 23], [11, 30], [50, 51, 52, 53, 54, 12, 13], [21, 22]]
@@ -23,6 +25,8 @@ PROMPTS = torch.randn(4, M, 32, generator=torch.Generator().manual_seed(1))
 ALL = SoftPrompt(PROMPTS)
 SOME = SoftPrompt(PROMPTS, torch.tensor([[1] * M, [0] * M, [1] * M, [0, 1, 1]]))
 """The second row has no prompt, the last one a shorter one."""
+AFTER, SOME_AFTER = replace(ALL, position="after"), replace(SOME, position="after")
+EVERY = {"all": ALL, "some": SOME, "after": AFTER, "some-after": SOME_AFTER}
 
 
 def tiny_pair(*, generative: bool) -> Any:
@@ -63,11 +67,15 @@ def alone(soft_prompt: SoftPrompt, i: int) -> SoftPrompt | None:
     """Row i without positions that are left out."""
     there = torch.ones(M) if soft_prompt.mask is None else soft_prompt.mask[i]
     kept = soft_prompt.embeddings[i : i + 1, there.bool()]
-    return SoftPrompt(kept) if there.any() else None
+    return SoftPrompt(kept, None, soft_prompt.position) if there.any() else None
 
 
-@pytest.mark.parametrize("soft_prompt", [ALL, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("soft_prompt", EVERY.values(), ids=EVERY)
 def test_hidden_states(reader: Any, soft_prompt: SoftPrompt) -> None:
+    if soft_prompt.position == "after" and reader.kind == "decoder":
+        with pytest.raises(RoutingError, match="the states of a text never see a soft prompt beh"):
+            reader(*padded(TEXTS), soft_prompt)
+        return
     ids, mask = padded(TEXTS, to=12)
     together = reader(ids, mask, soft_prompt)
     assert together.shape == (4, 12, 32)
@@ -78,7 +86,7 @@ def test_hidden_states(reader: Any, soft_prompt: SoftPrompt) -> None:
     assert not torch.allclose(together[0, 0], plain[0, 0], atol=1e-2)
 
 
-@pytest.mark.parametrize("soft_prompt", [ALL, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("soft_prompt", EVERY.values(), ids=EVERY)
 def test_logits_of_an_answer(writer: GenerativeBackbone, soft_prompt: SoftPrompt) -> None:
     answer, _ = padded(ANSWERS, fill=NO_TOKEN, to=8)
     together = writer.answer_logits(*padded(TEXTS, to=16), answer, soft_prompt)
@@ -88,7 +96,7 @@ def test_logits_of_an_answer(writer: GenerativeBackbone, soft_prompt: SoftPrompt
         torch.testing.assert_close(together[i, : len(own)], single[0], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("soft_prompt", [ALL, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("soft_prompt", EVERY.values(), ids=EVERY)
 def test_what_is_written(writer: GenerativeBackbone, soft_prompt: SoftPrompt) -> None:
     """With a cache as without one, alone as in a batch; its log-probability is reported."""
     texts, pick = padded(TEXTS, to=10), Pick(Decoding())
@@ -104,30 +112,38 @@ def test_what_is_written(writer: GenerativeBackbone, soft_prompt: SoftPrompt) ->
         assert torch.equal(
             writer.write(*padded([text]), alone(soft_prompt, i), **how)[0], written[i]
         )
-    assert not torch.equal(writer.write(*texts, **how)[0], written[0])
+    plain = Pick(Decoding())
+    without = writer.write(*texts, **how, processors=[plain])
+    other = plain.written(without, 10**6).log_prob
+    assert not torch.allclose(told.log_prob[0], other[0], atol=1e-3), "the prompt is read"
 
 
+@pytest.mark.parametrize("soft_prompt", [SOME, SOME_AFTER], ids=["before", "after"])
 @pytest.mark.parametrize("make", [tiny_llama, tiny_qwen], ids=["llama", "qwen"])
-def test_a_repetition_penalty_sees_the_text_and_not_the_prompt(make: Any) -> None:
+def test_a_repetition_penalty_sees_the_text_and_not_the_prompt(
+    make: Any, soft_prompt: SoftPrompt
+) -> None:
     """A decoder's penalty is on the tokens of the text too; the soft prompt has none."""
     writer = make(generative=True)
     how: dict[str, Any] = {"end_id": 10**6, "max_new_tokens": 5}
-    written = writer.write(*padded(TEXTS, to=10), SOME, **how, repetition_penalty=3.0)
+    written = writer.write(*padded(TEXTS, to=10), soft_prompt, **how, repetition_penalty=3.0)
     for i, text in enumerate(TEXTS):
         own: list[int] = []
         for _ in range(5):
             answer = torch.tensor([[*own, 0]])
-            scores = writer.answer_logits(*padded([text]), answer, alone(SOME, i))[0, -1].detach()
+            own_prompt = alone(soft_prompt, i)
+            scores = writer.answer_logits(*padded([text]), answer, own_prompt)[0, -1].detach()
             used = torch.tensor([*text, *own])
             scores[used] = torch.where(scores[used] < 0, scores[used] * 3, scores[used] / 3)
             own.append(int(scores.argmax()))
         assert written[i].tolist() == own, i
 
 
-def test_gradients_reach_the_prompt_alone(writer: GenerativeBackbone) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_gradients_reach_the_prompt_alone(writer: GenerativeBackbone, position: Position) -> None:
     embeddings = PROMPTS.clone().requires_grad_()
     answer, _ = padded(ANSWERS, fill=NO_TOKEN)
-    soft_prompt = SoftPrompt(embeddings, SOME.mask)
+    soft_prompt = SoftPrompt(embeddings, SOME.mask, position)
     logits = writer.answer_logits(*padded(TEXTS), answer, soft_prompt)
     token_log_probs(logits, answer).sum().backward()
     assert embeddings.grad is not None and SOME.mask is not None
@@ -139,3 +155,26 @@ def test_half_precision_backbones_take_it() -> None:
     backbone: Any = tiny_bert(dtype="bf16")
     states = backbone(*padded(TEXTS), ALL)
     assert states.dtype == torch.bfloat16 and states.shape == (4, 7, 32)
+
+
+def test_behind_a_text_is_behind_its_last_token() -> None:
+    """Against transformers' own model on [text, prompt], row by row, without padding."""
+    bert: Any = tiny_bert()
+    ids, mask = padded(TEXTS, to=12)
+    together, before = bert(ids, mask, AFTER), bert(ids, mask, ALL)
+    for i, text in enumerate(TEXTS):
+        whole = torch.cat([bert.embed(torch.tensor(text)), PROMPTS[i]])[None]
+        states = bert.model(inputs_embeds=whole).last_hidden_state[0, : len(text)]
+        torch.testing.assert_close(together[i, : len(text)], states, rtol=0, atol=2e-5)
+        assert not torch.allclose(together[i, : len(text)], before[i, : len(text)], atol=1e-2)
+
+
+def test_answers_go_on_behind_a_prompt_that_is_behind_the_text() -> None:
+    llama: Any = tiny_llama(generative=True)
+    answer, _ = padded(ANSWERS, fill=NO_TOKEN)
+    found = llama.answer_logits(*padded(TEXTS, to=10), answer, AFTER)
+    for i, (text, own) in enumerate(zip(TEXTS, ANSWERS, strict=True)):
+        text_part, answer_part = (llama.embed(torch.tensor(ids)) for ids in (text, own))
+        whole = torch.cat([text_part, PROMPTS[i], answer_part])[None]
+        logits = llama.model(inputs_embeds=whole).logits[0, len(text) + M - 1 : -1]
+        torch.testing.assert_close(found[i, : len(own)], logits, rtol=0, atol=2e-4)

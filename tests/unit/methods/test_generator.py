@@ -12,9 +12,10 @@ from torch import Tensor
 
 from conpet.backbones.base import Backbone
 from conpet.encoding.encode import Encoder
-from conpet.methods import generator
+from conpet.methods import pairs
 from conpet.methods.base import PhaseSpec, State
-from conpet.methods.generator import CUE, GENERATOR, Generate, Recipe
+from conpet.methods.generator import CUE, GENERATOR, Generate
+from conpet.methods.pairs import Recipe
 from conpet.objectives.generate import answer_loss
 from conpet.replay.pseudo import PseudoSamples, words_of
 from conpet.routing.base import single
@@ -169,8 +170,8 @@ def test_texts_are_encoded_once_in_a_phase(recipe: Recipe, monkeypatch: pytest.M
             encoded.extend(answers)
             return super().encode_answers(answers)
 
-    monkeypatch.setattr(generator, "Encoder", Counted)
-    monkeypatch.setattr(generator, "ROUND", 4)
+    monkeypatch.setattr(pairs, "Encoder", Counted)
+    monkeypatch.setattr(pairs, "ROUND", 4)
     state, phase = begun(recipe)
     for epoch in range(3):
         assert phase.batches(state, epoch)
@@ -228,7 +229,7 @@ def test_texts_depend_on_the_seed_alone(recipe: Recipe, monkeypatch: pytest.Monk
     _, other = ended(recipe, noise=0.1, seed=2)
     assert other.inputs != first.inputs
     for size in (1, 7):
-        monkeypatch.setattr(generator, "ROUND", size)
+        monkeypatch.setattr(pairs, "ROUND", size)
         assert ended(recipe, noise=0.1)[1] == first
 
 
@@ -279,7 +280,7 @@ def test_no_more_are_written_than_ten_for_each_that_is_wanted(
 
 
 def test_no_more_are_asked_for_once_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generator, "ROUND", 4)
+    monkeypatch.setattr(pairs, "ROUND", 4)
     texts: list[tuple[str, str | None]] = [("", f"text {i}") for i in range(30)]
     says, samples = written(RECIPE, texts, monkeypatch)
     assert says.asked == 4

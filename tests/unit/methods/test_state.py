@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from conpet.methods import state as states
 from conpet.routing.base import single
-from conpet.testing import synthetic_stream, tiny_state
-from conpet.types import Example
+from conpet.testing import synthetic_stream, tiny_state, tiny_t5
+from conpet.testing.instruction import instruction_stream
+from conpet.types import Example, Routing
 
 
 def test_features_come_in_the_order_of_the_rows_and_rows_may_repeat() -> None:
@@ -51,3 +54,40 @@ def test_a_batch_of_all_lengths_goes_in_passes_by_length(monkeypatch: pytest.Mon
     assert one == [batch.input_ids.shape[1]] and len(several) == len(set(several)) > 1
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(same, gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_a_batch_is_divided_by_what_stands_before_its_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (task,) = instruction_stream(1, train=8).tasks
+    state = tiny_state(task, backbone=tiny_t5(generative=True), kind="prompt", length=20)
+    for i, name in enumerate("abc"):
+        state.pool.add(name, seed=i)
+    batch = state.batch(state.task.train)
+    weights = torch.ones(len(batch), 3)
+    weights[::2, 1] = 0
+    routing = Routing(tuple("abc"), weights, "concat")
+    whole = 60 + batch.input_ids.shape[1] + batch.answer_ids.shape[1]
+    monkeypatch.setattr(states, "OF_A_PASS", 10**6)  # by the budget alone
+    found, sizes = [], []
+    once = state.backbone.forward
+
+    def counted(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        sizes.append(len(ids))
+        return once(ids, *rest)
+
+    monkeypatch.setattr(state.backbone, "forward", counted)
+    for budget in (10**6, 3 * whole):
+        state.token_budget = budget
+        with torch.no_grad():
+            found.append(
+                (state.forward(batch, routing).features, state.answer_log_probs(batch, routing))
+            )
+    assert sizes == [8, 3, 3, 2]
+    for one, other in zip(*found, strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    few, many = state.generate(batch, routing), None
+    state.token_budget = 10**6
+    many = state.generate(batch, routing)
+    assert few.ids == many.ids

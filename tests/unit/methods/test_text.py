@@ -54,6 +54,7 @@ def log_prob(state: State, rows: np.ndarray, adapter: str) -> float:
 def test_these_methods_write() -> None:
     wanted = {"sequential", "replay", "emr", "joint", "per-task", "conpet-dynamic", "sapt"}
     wanted |= {"o-lora"}
+    wanted |= {"progprompt", "l2p", "epi", "lfpt5"}
     assert set(WRITERS) == wanted
 
 

@@ -126,9 +126,14 @@ class PeftStep:
 def check_same(state: State, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> None:
     """Both in fp32: what rounds otherwise in half precision is no other result."""
     usual, state.autocast = state.autocast, None
+    plain = load_backbone(state.backbone.name).every_linear()
+    for path, projection in state.backbone.every_linear().items():
+        projection.weight, projection.bias = plain[path].weight, plain[path].bias
     with torch.no_grad():
         torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-3)
     state.autocast = usual
+    if usual is not None:
+        state.backbone.compute_in(usual)
 
 
 # A training step ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from conpet.runtime import (
 from conpet.streams.base import Kind
 from conpet.training.optimiser import optimiser_for
 from conpet.training.trainer import Progress, Trainer
-from conpet.types import Batch
+from conpet.types import Batch, Routing
 
 Batches = Sequence[Mapping[str, Batch]]
 RESULTS = Path(__file__).parent / "results"
@@ -75,6 +75,14 @@ def begin_run(
 def half(state: State) -> AbstractContextManager[None]:
     """The autocast under which a run computes with its backbone."""
     return torch.autocast("cpu", state.autocast, enabled=state.autocast is not None)
+
+
+def in_passes(state: State, batch: Batch) -> Iterator[Batch]:
+    """The passes by length that a batch takes in a run: a plain backbone gets the same ones, since
+    what they save of padding is no gain over it."""
+    nothing = Routing((), torch.zeros(len(batch), 0))
+    for at in state.parts(batch, nothing, batch.answer_ids.shape[1]):
+        yield batch.select(at)
 
 
 class PhaseSteps:

@@ -33,6 +33,7 @@ from common import (
     figure,
     finish,
     half,
+    in_passes,
     parse,
     parser,
     quotient,
@@ -49,7 +50,7 @@ from conpet.methods.base import State
 from conpet.objectives.classify import read_out
 from conpet.runtime import resolve_precision
 from conpet.streams import load_stream
-from conpet.types import Batch, Example, Routing, Task
+from conpet.types import Batch, Example, Task
 
 GOAL = 1.10
 DIFFERENT = 4  # batches, again and again
@@ -91,10 +92,8 @@ class Floor:
         self.inputs: list[Tensor] = []
 
     def __call__(self, batch: Batch) -> None:
-        """In the passes by length that the step takes too: what it saves of padding is no gain."""
-        nothing = Routing((), torch.zeros(len(batch), 0))
-        for at in self.state.parts(batch, nothing, batch.answer_ids.shape[1]):
-            self._pass(batch.select(at))
+        for part in in_passes(self.state, batch):
+            self._pass(part)
 
     def _pass(self, batch: Batch) -> None:
         self.inputs.clear()

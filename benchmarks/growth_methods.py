@@ -39,6 +39,7 @@ from common import (
     figures_of,
     finish,
     half,
+    in_passes,
     parse,
     parser,
     quotient,
@@ -161,8 +162,7 @@ def answers(
     }
     *_, last = models.values()
     state = last._open(with_data=False).state
-    batch_size = last.config.train.eval_batch_size
-    actions["plain"] = lambda _: Inputs(state, texts, batch_size).ask(partial(features, state))
+    actions["plain"] = lambda _: Inputs(state, texts).ask(partial(features, state))
     taken = alternate(actions, rounds)
     bare = taken.pop("plain")
     *_, large = taken.values()
@@ -175,10 +175,12 @@ def answers(
 
 @torch.no_grad()
 def features(state: State, batch: Batch) -> list[list[float]]:
-    """What the frozen backbone makes of a batch."""
-    with half(state):
-        hidden = state.backbone(batch.input_ids, batch.attention_mask)
-    found: list[list[float]] = read_out(hidden, batch, state.read_out).tolist()
+    """What the frozen backbone makes of a batch, in the order of its passes."""
+    found: list[list[float]] = []
+    for part in in_passes(state, batch):
+        with half(state):
+            hidden = state.backbone(part.input_ids, part.attention_mask)
+        found += read_out(hidden, part, state.read_out).tolist()
     return found
 
 
@@ -256,7 +258,7 @@ def use_folder(path: Path, tasks: EqualTasks) -> dict[str, int]:
                 steps.take(batches, i)
         steps.end()
     texts = [example.text for example in tasks.first.test]
-    Inputs(run.state, texts, run.config.train.eval_batch_size).ask(answering(run.state, run.method))
+    Inputs(run.state, texts).ask(answering(run.state, run.method))
     pool = run.state.pool
     return {"peak": peak_memory_bytes(), "own": 4 * sum(sum(pool.count(n)) for n in pool.names)}
 

@@ -86,7 +86,6 @@ def main() -> None:
     args.rounds = args.rounds or (3 if args.quick else 15)
     args.most = args.most or (64 if args.quick else 256)
     words = [f"backbone={args.backbone}", f"precision={args.precision}"]
-    words += [f"train.eval_batch_size={args.most}"]
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "run")
         build(folder, args.most, EqualTasks(2, 1, 1), words)

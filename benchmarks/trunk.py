@@ -107,20 +107,22 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 def answers(ways: Mapping[str, Sequence[str]], args: argparse.Namespace) -> Compared:
     """Answers of each way, over plain forwards."""
-    texts = distinct_texts(TEXTS)
+    many = distinct_texts(DIFFERENT * TEXTS)
+    different = [many[i::DIFFERENT] for i in range(DIFFERENT)]  # none is at hand from the last call
     actions: dict[str, Callable[[int], object]] = {}
     with tempfile.TemporaryDirectory() as parent:
         for i, way in enumerate((ALL, HALF, QUARTER)):
             folder = Path(parent, str(i))
             words = [f"backbone={args.backbone}", f"precision={args.precision}", *ways[way]]
             build(folder, TASKS, EqualTasks(2, 1, 1), words)
-            model = asked(folder, texts, TASKS)
-            actions[way] = lambda _, model=model: model.predict(texts)
+            model = asked(folder, many, TASKS)
+            actions[way] = lambda i, model=model: model.predict(different[i % DIFFERENT])
         state = model._open(with_data=False).state
-        size = model.config.train.eval_batch_size
         bare = "plain forwards"
-        actions[bare] = lambda _: Inputs(state, texts, size).ask(partial(features, state))
-        taken = alternate(actions, args.rounds)
+        actions[bare] = lambda i: Inputs(state, different[i % DIFFERENT]).ask(
+            partial(features, state)
+        )
+        taken = alternate(actions, args.rounds, warm_up=DIFFERENT)
     return {
         f"answers to {TEXTS} texts, {way}, over {bare}": beside(
             taken, way, bare, FORWARDS if way == HALF else None

@@ -24,18 +24,19 @@ def as_examples(inputs: Sequence[str | Example]) -> list[Example]:
 
 
 class Inputs:
-    """Inputs encoded for a state. No cache knows them: what is asked of them is computed anew.
+    """Inputs encoded for a state, in batches of similar length.
 
-    Args:
-        batch_size: inputs of a batch; those of similar length go together.
+    No cache knows them: what is asked of them is computed anew.
+
+    Attributes:
+        batches: the places of the inputs of each, the longest first.
     """
 
-    def __init__(self, state: State, inputs: Sequence[str | Example], batch_size: int) -> None:
+    def __init__(self, state: State, inputs: Sequence[str | Example]) -> None:
         self.device = state.device
         self._store = TokenStore(state.store.encoder)
         self._rows = self._store.add(as_examples(inputs))
-        order = np.argsort(self._store.lengths[self._rows], kind="stable")
-        self._places = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        self.batches = list(state.cut(self._store.lengths[self._rows]))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,9 +49,9 @@ class Inputs:
     ) -> list[Said]:
         """What is said of each input, in the order of the inputs."""
         observer = observer or Observer()
-        observer.phase_started(phase, len(self._places))
+        observer.phase_started(phase, len(self.batches))
         by_place: dict[int, Said] = {}
-        for step, places in enumerate(self._places, start=1):
+        for step, places in enumerate(self.batches, start=1):
             batch = self._batch(places)
             by_place |= zip(places.tolist(), what(batch), strict=True)
             observer.step(step, {}, len(batch))
@@ -59,7 +60,7 @@ class Inputs:
 
     def ask_longest(self, what: Callable[[Batch], Sequence[Said]]) -> None:
         """Ask of the batch of the longest inputs alone, so that what is done once is done."""
-        what(self._batch(self._places[-1]))
+        what(self._batch(self.batches[0]))
 
     def _batch(self, places: np.ndarray) -> Batch:
         batch = self._store.batch(self._rows[places]).to(self.device)

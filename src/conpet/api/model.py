@@ -217,7 +217,7 @@ class ContinualModel:
         self._check_no_task_needed()
         state = self._open(with_data=False).state
         self._check_ready(state)
-        inputs = Inputs(state, examples, self.config.train.eval_batch_size)
+        inputs = Inputs(state, examples)
         return inputs.ask(how(state, self.method))
 
     def _check_no_task_needed(self) -> None:

@@ -64,7 +64,7 @@ def evaluate_top_k(
     observer, state = observer or Observer(), run.state
     names, tests = state.task_names, [task.test for task in run.data]
     n_test = [len(test) for test in tests]
-    inputs = Inputs(state, [e for test in tests for e in test], run.config.train.eval_batch_size)
+    inputs = Inputs(state, [e for test in tests for e in test])
     rows = []
     for k in top_k:
         ask = answering(state, _with_top_k(run.method, k))

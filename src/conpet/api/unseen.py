@@ -178,7 +178,7 @@ def evaluate_unseen(
     rows: dict[str, list[float]] = {way: [] for way in ways}
     for index, task in enumerate(tasks, start=1):
         observer.task_started(index, len(tasks), task.name)
-        inputs = Inputs(run.state, task.test, run.config.train.eval_batch_size)
+        inputs = Inputs(run.state, task.test)
         for way, method in ways.items():
             answers = inputs.ask(answering(run.state, method), observer, way)
             rows[way].append(score(stream.metric, answers, task.test))

@@ -240,7 +240,7 @@ class TrainConfig(Section):
     )
     batch_size: Count = Field(32, description="examples of a training batch")
     eval_batch_size: Count = Field(
-        32, description="examples of a batch of a replayed validation chunk, and of predict"
+        32, description="examples of a batch of a replayed validation chunk"
     )
     lr: float = Field(2e-3, gt=0, description="learning rate of AdamW")
     schedule: Literal["constant", "linear"] = Field(

@@ -183,9 +183,14 @@ class State:
 
     def chunks(self, rows: np.ndarray) -> Iterator[Batch]:
         """Rows in batches of similar length that fit the token budget; their order changes."""
-        answer = self.decoding.max_new_tokens if self.writes else 0
-        for at in self._cut(self.store.lengths[rows], self.pool.prompt_length + answer):
+        for at in self.cut(self.store.lengths[rows]):
             yield self.batch(rows[at])
+
+    def cut(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Positions of texts to be answered, in batches of similar length that fit the token
+        budget."""
+        answer = self.decoding.max_new_tokens if self.writes else 0
+        yield from self._cut(lengths, self.pool.prompt_length + answer)
 
     def parts(self, batch: Batch, routing: Routing, behind: int = 0) -> list[Tensor]:
         """The places in a batch of the examples of each pass that it takes, with what the routing

@@ -38,28 +38,36 @@ def lengths(batch: Batch) -> list[int]:
 
 def test_answers_come_in_the_order_of_the_inputs(sapt: ContinualModel) -> None:
     state = sapt._open(with_data=False).state
-    alone = [Inputs(state, [text], 1).ask(lengths)[0] for text in TEXTS]
+    alone = [Inputs(state, [text]).ask(lengths)[0] for text in TEXTS]
     assert len(set(alone)) > 1
-    assert Inputs(state, TEXTS, 3).ask(lengths) == alone
-    assert Inputs(state, TEXTS * 2, 3).ask(lengths) == alone * 2  # the same input, twice
+    assert Inputs(state, TEXTS).ask(lengths) == alone
+    assert Inputs(state, TEXTS * 2).ask(lengths) == alone * 2  # the same input, twice
 
 
 def test_no_cache_knows_the_inputs(sapt: ContinualModel) -> None:
     state = sapt._open(with_data=False).state
-    rows = Inputs(state, TEXTS, 3).ask(lambda batch: batch.rows.tolist())
+    rows = Inputs(state, TEXTS).ask(lambda batch: batch.rows.tolist())
     assert rows == [-1] * len(TEXTS)
 
 
 def test_an_observer_is_told(sapt: ContinualModel) -> None:
     seen = Seen()
-    inputs = Inputs(sapt._open(with_data=False).state, TEXTS, 3)
+    state = sapt._open(with_data=False).state
+    state.token_budget = max(len(text.split()) for text in TEXTS) + 2  # a text, or two short ones
+    inputs = Inputs(state, TEXTS)
     inputs.ask(lengths, seen, "lengths")
-    assert seen.told == [("lengths", 2), (1, 3), (2, 1), "lengths"]
+    *steps, end = seen.told[1:]
+    assert 1 < len(steps) == len(inputs.batches) and end == "lengths"
+    assert seen.told[0] == ("lengths", len(steps))
+    assert steps == [(i + 1, len(batch)) for i, batch in enumerate(inputs.batches)]
+    assert sum(len(batch) for batch in inputs.batches) == len(TEXTS)
 
 
 def test_the_longest_are_asked_first(sapt: ContinualModel) -> None:
     asked: list[int] = []
-    inputs = Inputs(sapt._open(with_data=False).state, TEXTS, 1)
+    state = sapt._open(with_data=False).state
+    state.token_budget = 1  # a batch a text
+    inputs = Inputs(state, TEXTS)
     inputs.ask_longest(lambda batch: asked.extend(lengths(batch)) or [])  # type: ignore[func-returns-value]
     assert asked == [max(inputs.ask(lengths))]
 

@@ -114,7 +114,7 @@ def test_an_answer_passes_the_layers_below_once(tmp_path: Path) -> None:
 
 def asked(state: State, texts: list[str]) -> Batch:
     """Inputs in one batch, as they are predicted."""
-    return Inputs(state, texts, len(texts))._batch(np.arange(len(texts)))
+    return Inputs(state, texts)._batch(np.arange(len(texts)))
 
 
 def test_a_run_that_is_opened_again_computes_nothing_anew(tmp_path: Path) -> None:

@@ -70,6 +70,15 @@ def joined(heads: Sequence[Head], features: Tensor) -> Tensor:
         return F.linear(features.float(), weight, bias)
 
 
+def each(heads: Sequence[Head], features: Sequence[Tensor]) -> list[Tensor]:
+    """The logits of each head on features (P, d) of its own: (P, C) fp32."""
+    if not heads:
+        return []
+    with _fp32(features[0].device):
+        pairs = zip(heads, features, strict=True)
+        return [F.linear(h.float(), head.weight, head.bias) for head, h in pairs]
+
+
 def _fp32(device: torch.device) -> AbstractContextManager[None]:
     """Without autocast. (The meta device, which computes nothing, has none.)"""
     on_meta = device.type == "meta"

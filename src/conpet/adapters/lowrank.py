@@ -182,11 +182,14 @@ class LowRank(nn.Module):
         scale = self.scale
         if part.weight is not None:
             u, scale = u * part.weight.to(u.dtype), 1.0
-        # Added into the product: no tensor of the size of `total` is made only to be added.
+        # Added into the product: no tensor of the size of `total` is made only to be added; and
+        # none at all where nobody asks for what it was before.
+        spent = not (torch.is_grad_enabled() or self.reads_output)
         if gathered:
-            return torch.baddbmm(total, u, bt, alpha=scale)
-        rows = torch.addmm(total.flatten(0, 1), u.flatten(0, 1), bt, alpha=scale)
-        return rows.view(total.shape)
+            return torch.baddbmm(total, u, bt, alpha=scale, out=total if spent else None)
+        rows = total.flatten(0, 1)
+        added = torch.addmm(rows, u.flatten(0, 1), bt, alpha=scale, out=rows if spent else None)
+        return added.view(total.shape)
 
     def _sites(self) -> Iterator[Site]:
         for site in self.sites:

@@ -195,6 +195,7 @@ class Pool(nn.Module):
         if record.read is not None:
             assert record.digest is not None
             tensors = record.read()
+            self._check_sizes(name, tensors, record.digest[0])
             self._make(name, 0, record.digest[0])
             self.adapters.freeze(name)
             self._parts_require_grad(name, False)
@@ -202,6 +203,14 @@ class Pool(nn.Module):
             self._unread.discard(name)
             self._fill(name, tensors)
         return record
+
+    def _check_sizes(self, name: str, tensors: Mapping[str, Tensor], n_classes: int) -> None:
+        """Before anything is made of them."""
+        shapes = self.adapters.expected_shapes()
+        if n_classes:
+            width = self.backbone.hidden_size
+            shapes |= {"head.weight": (n_classes, width), "head.bias": (n_classes,)}
+        check_shapes(tensors, shapes, what=f"adapter '{name}'")
 
     def thaw(self, name: str) -> None:
         """Make a frozen adapter and its head live again, from the same weights."""
@@ -249,10 +258,13 @@ class Pool(nn.Module):
         return self._heads[key].n_classes if key in self._heads else 0  # type: ignore[return-value]
 
     def head(self, name: str) -> Head:
-        if not self.has_head(name):
+        if name in self._unread:
+            self._fetch(name)
+        key = _key(name)
+        if key not in self._heads:
+            self._record(name)
             raise ConfigError(f"adapter '{name}' has no head; add it with n_classes > 0")
-        self._fetch(name)
-        head = self._heads[_key(name)]
+        head = self._heads[key]
         assert isinstance(head, Head)
         return head
 
@@ -291,7 +303,7 @@ class Pool(nn.Module):
                 "allowed: lora, bottleneck"
             )
         for name in names:
-            if self._record(name).live:
+            if self._fetch(name).live:
                 raise ConfigError(f"adapter '{name}' is in training; freeze it to stack it")
         return self.adapters.stacked(names)
 

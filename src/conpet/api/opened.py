@@ -264,6 +264,9 @@ def _longest(config: RunConfig, backbone: Backbone, n_tasks: int, *, text: bool)
     answer behind it."""
     prefix = config.adapter.kind == "prefix"
     before = config.adapter.length if prefix else _beside(config, n_tasks)
+    if text and prefix and backbone.kind == "encoder-decoder":
+        _check_answer_behind_prefix(config, backbone)
+        before = 0  # it is the decoder that has the prefix
     room = backbone.max_length - before
     if before and room < SHORTEST_PROMPT:
         many = before // config.adapter.length
@@ -274,9 +277,6 @@ def _longest(config: RunConfig, backbone: Backbone, n_tasks: int, *, text: bool)
             f"{'them' if many > 1 else 'a prefix' if prefix else 'a soft prompt'}; lower it to "
             f"{(backbone.max_length - SHORTEST_PROMPT) // many} or less"
         )
-    if text and prefix and backbone.kind == "encoder-decoder":
-        _check_answer_behind_prefix(config, backbone)
-        before, room = 0, backbone.max_length  # it is the decoder that has the prefix
     if not text:
         return min(config.backbone.max_length, room)
     behind = config.generation.max_new_tokens if backbone.kind == "decoder" else 0

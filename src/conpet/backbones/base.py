@@ -10,6 +10,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -67,6 +68,7 @@ class Backbone(nn.Module, ABC):
         self.name = name
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self._computes: torch.dtype | None = None
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, soft_prompt: SoftPrompt | None = None
@@ -140,6 +142,7 @@ class Backbone(nn.Module, ABC):
         longer fit what comes in. A projection that shares its weight with the embeddings gets one
         of its own; quantised ones stay as they are.
         """
+        self._computes = dtype
         for projection in self.every_linear().values():
             for name, p in list(projection.named_parameters(recurse=False)):
                 if type(p.data) is Tensor and p.dtype == torch.float32:
@@ -259,7 +262,14 @@ class Backbone(nn.Module, ABC):
 
     def read(self, input_ids: Tensor) -> None:
         """Let each of these attentions read tokens (B, n), with nothing before them."""
-        self(input_ids, torch.ones_like(input_ids))
+        with self.computing():
+            self(input_ids, torch.ones_like(input_ids))
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The autocast that its weights are kept for; nothing where there is none."""
+        if self._computes is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self._computes)
 
     def every_linear(self) -> dict[str, nn.Linear]:
         """Module path in ``model`` -> module."""

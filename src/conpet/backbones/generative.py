@@ -202,7 +202,8 @@ class Seq2SeqLM(GenerativeBackbone):
 
     def read(self, input_ids: Tensor) -> None:
         """Prefixes are the decoder's; what the encoder reads has no part in them."""
-        self.answer_logits(input_ids, torch.ones_like(input_ids), input_ids)
+        with self.computing():
+            self.answer_logits(input_ids, torch.ones_like(input_ids), input_ids)
 
     def _states(self, **inputs: Tensor) -> Tensor:
         states: Tensor = self.model.get_encoder()(**inputs).last_hidden_state

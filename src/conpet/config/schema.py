@@ -434,7 +434,9 @@ class RunConfig(Section):
         for key in ELSEWHERE:
             del values[key]
         del values["stream"]["data"]
-        del values["backbone"]["keep_trunk"], values["backbone"]["trunk_gib"]
+        del values["backbone"]["trunk_gib"]
+        if self.backbone.trunk_dtype == "auto":  # else what is kept is rounded
+            del values["backbone"]["keep_trunk"]
         replay = values["replay"]
         if self.replay_kind != "memory":
             values["replay"] = {k: v for k, v in replay.items() if k not in OF_MEMORY}

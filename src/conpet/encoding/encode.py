@@ -227,7 +227,7 @@ def length_chunks(
     where each chunk takes ``of_a_pass`` more.
 
     Args:
-        room: most rows of a chunk whose longest has so many tokens.
+        room: most rows of a chunk that is so many tokens wide, padding included.
     """
     order = np.argsort(lengths, kind="stable")[::-1]
     widths, counts = np.unique(-padded(lengths[order]), return_counts=True)
@@ -239,13 +239,13 @@ def length_chunks(
     )  # cost of the texts from a width on; where its group ends
     for i in reversed(range(n)):
         sizes = ends[i + 1 :] - ends[i]
-        passes = -(-sizes // room(int(lengths[order[ends[i]]])))
+        passes = -(-sizes // room(int(widths[i])))
         costs = sizes * widths[i] + passes * of_a_pass + best[i + 1 :]
         best[i], until[i] = float(costs.min()), i + 1 + int(costs.argmin())
     i = 0
     while i < n:
         group = order[ends[i] : ends[until[i]]]
-        yield from _cut(group, room(int(lengths[group[0]])))
+        yield from _cut(group, room(int(widths[i])))
         i = until[i]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from conpet.adapters.head import each
 from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
 from conpet.backbones.generative import GenerativeBackbone
@@ -401,10 +402,8 @@ class State:
         features = output.features[order].split(sizes.tolist())
         examples = output.example[order].split(sizes.tolist())
         names = [routing.names[column] for column in columns.tolist()]
-        return [
-            (name, example, self.pool.head(name)(own))
-            for name, example, own in zip(names, examples, features, strict=True)
-        ]
+        logits = each([self.pool.head(name) for name in names], features)
+        return list(zip(names, examples, logits, strict=True))
 
     @torch.no_grad()
     def _frozen_answers(self, batch: Batch, routing: Routing) -> list[Block]:

@@ -26,6 +26,8 @@ from conpet.studies.sizes import DYNAMIC
 Words = tuple[str, ...]
 """The name of a method, or of a preset, and its words."""
 
+JOINT_EPOCHS = 4
+"""Epochs of ``joint`` for each of the others', on classes."""
 BOUNDS = ("joint", "per-task", "per-task-prompt", "sequential")
 PROMPT = "adapter.kind=prompt"
 
@@ -33,7 +35,6 @@ ON_CLASSES: Mapping[str, Words] = {
     "conpet-dynamic": (*DYNAMIC, "method.start=selector"),
     "sapt": (SELECTING,),
     "sapt-prompt": (SELECTING,),
-    "joint": ("train.epochs=16",),
     "replay": MEMORY,
     **{name: (*MEMORY, *words) for name, words in BASES.items()},
 }
@@ -129,7 +130,14 @@ def cell_of(plan: Plan, words: Words, labels: Labels, order: Words = ()) -> Cell
             words = tuple(w for w in words if not w.startswith("method.steps="))
         return instruction_cell(plan, labels, words, order=order)
     method, *own = words
+    if method == "joint":
+        own = [f"train.epochs={JOINT_EPOCHS * _epochs(plan)}", *own]
     return plan.cell(method, labels, *own, stream=(f"stream={plan.stream}", *order))
+
+
+def _epochs(plan: Plan) -> int:
+    """Those that the size gives to all methods."""
+    return next(int(w.partition("=")[2]) for w in plan.size.words if w.startswith("train.epochs="))
 
 
 def refusal(plan: Plan, arm: str, cell: Cell) -> str | None:

@@ -81,8 +81,8 @@ class Plan:
         stream: the study's own at this size, unless another one was ``chosen``.
         data: folder with the files of named streams; None: where ``conpet run`` looks for them.
         threads: processor threads of each process; None is torch's choice.
-        orders: of the stream, by the names of its card, or numbers that draw it anew; none: its
-            own.
+        orders: of the stream, by the names of its card, or numbers that draw its
+            examples anew; none: its own.
     """
 
     folder: Path

@@ -84,7 +84,7 @@ def _order(plan: Plan, order: str) -> str:
     if order not in named:
         raise ConfigError(
             f"stream '{plan.stream}' has no order '{order}'.{did_you_mean(order, named)} Allowed: "
-            f"{', '.join([*named, 'numbers, which draw it anew'])}"
+            f"{', '.join([*named, 'numbers, which draw its examples anew'])}"
         )
     return f"stream.order={order}"
 
@@ -200,7 +200,8 @@ def text(rows: Rows) -> Iterator[str]:
         yield f"Runs of study {origin}, whose words are the same, were taken: {', '.join(names)}."
     orders = distinct(runs, "order")
     if orders:
-        yield f"Orders of the stream: {', '.join(orders)}; means and spreads are over them too."
+        these = ", ".join(orders)
+        yield f"Orders or draws of the stream: {these}; means and spreads are over them too."
     yield (
         "In the table, parameters are the most of any task, steps to seconds sums over tasks; the "
         "mean over runs, ± their sample standard deviation. A dash: nothing is routed; nothing can "

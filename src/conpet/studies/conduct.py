@@ -17,6 +17,8 @@ from conpet.studies.rows import rounded, row_of, table
 from conpet.studies.runner import Failure, Job, Tell, run_finished, run_job, run_jobs
 from conpet.studies.say import seeds_line
 
+NOT_OURS = {"seconds": None, "peak_memory_bytes": None}
+"""Columns of a row of another study that say how it was computed: perhaps with other threads."""
 FILES = ("study.json", "data.csv", "plot.svg", "text.md")
 
 
@@ -144,7 +146,8 @@ def _taken(study: Study, plan: Plan, cells: Sequence[Cell]) -> dict[str, Row]:
         for cell in missing:
             row = _row_there(study, cell, there, twins.get(cell.words)) or rows.get(_command(cell))
             if row is not None and cell.name not in found:
-                found[cell.name] = {**row, "run": cell.name, **cell.labels, "origin": name}
+                found[cell.name] = {**row, **NOT_OURS, "run": cell.name, **cell.labels}
+                found[cell.name]["origin"] = name
     return found
 
 

@@ -64,7 +64,9 @@ class RunStore:
         """
         for name, where in self.record["adapters"].items():
             folder, role = self.folder.path / where["folder"], where["role"]
-            if lazily and "fingerprint" in where:  # earlier versions did not note it
+            # What is trained again gets another folder, and a process that reads has to have it;
+            # earlier versions did not note fingerprints.
+            if lazily and role == "task" and "fingerprint" in where:
                 facts = {key: where[key] for key in ("n_classes", "fingerprint")}
                 expect_adapter(state.pool, name, folder, role=role, **facts)
             else:

@@ -81,6 +81,7 @@ def test_weights_with_gradient_read_all_that_they_name(expecting: Pool, batch: P
         lambda pool: pool.head("b"),
         lambda pool: pool.thaw("b"),
         lambda pool: pool.count("b"),
+        lambda pool: pool.stacked(["b"]),
     ],
 )
 def test_other_uses_read_it_too(saved: Pool, expecting: Pool, use: Callable[[Pool], Any]) -> None:
@@ -89,6 +90,17 @@ def test_other_uses_read_it_too(saved: Pool, expecting: Pool, use: Callable[[Poo
     found, wanted = expecting.tensors("b"), saved.tensors("b")
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_file_of_another_size_is_refused_again_and_again(
+    backbone: Any, saved: Pool, tmp_path: Path
+) -> None:
+    pool, digest = Pool(backbone), saved.fingerprint("a")
+    expect_adapter(pool, "a", tmp_path / "a", role="task", n_classes=3, fingerprint=digest)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="does not fit"):
+            pool.tensors("a")
+    assert pool.in_memory == ()
 
 
 def test_a_thawed_one_counts_as_changed(expecting: Pool) -> None:

@@ -52,6 +52,19 @@ def test_shape_and_device(backbone: Backbone) -> None:
     assert backbone.device == torch.device("cpu") and backbone.max_length == 512
 
 
+def test_weights_kept_in_half_precision_give_the_same_under_autocast(backbone: Backbone) -> None:
+    ids, mask = ids_and_mask([3, 17, 9])
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = backbone(ids, mask)
+    backbone.compute_in(torch.bfloat16)
+    halves = [p.dtype for m in backbone.every_linear().values() for p in m.parameters()]
+    assert halves and set(halves) == {torch.bfloat16}
+    assert backbone.embed(ids[0]).dtype == torch.float32
+    with backbone.computing():
+        kept = backbone(ids, mask)
+    assert torch.equal(cast, kept) and not any(p.requires_grad for p in backbone.parameters())
+
+
 def test_rows_differ_by_what_they_say(backbone: Backbone) -> None:
     ids, mask = ids_and_mask([8, 8])
     hidden = backbone(ids, mask)

@@ -191,9 +191,9 @@ def test_chunks_hold_every_position_once_and_fit(
     lengths: list[int], budget: int, of_a_pass: int
 ) -> None:
     values = np.array(lengths, np.int64)
-    chunks = list(length_chunks(values, lambda longest: max(1, budget // longest), of_a_pass))
+    chunks = list(length_chunks(values, lambda width: max(1, budget // width), of_a_pass))
     assert sorted(int(i) for chunk in chunks for i in chunk) == list(range(len(lengths)))
-    assert all(len(c) <= max(1, budget // int(values[c].max())) for c in chunks)
+    assert all(len(c) <= max(1, budget // padded(int(values[c].max()))) for c in chunks)
     longest = [int(values[chunk].max()) for chunk in chunks]
     assert longest == sorted(longest, reverse=True), "where memory is short, it is so at once"
 

@@ -66,6 +66,7 @@ OVER_FLOOR, OVER_ONE = 1.10, 1.10  # goals
 GIB = 2**30
 DIFFERENT = 4  # batches, again and again
 READ = 64  # tokens of a prompt that is answered
+COMPILED = "sdpa attention, compiled"
 NONE, ONE, BARE = "no adapter", "one adapter", "bare generate"
 SHAPES = {
     "llama-2-7b": ("llama-2-7b",),
@@ -96,10 +97,12 @@ def peak_of(card: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", card)), None)
 
 
-def ways(sizes: str) -> Iterator[tuple[str, list[str]]]:
+def ways(sizes: str, device: str) -> Iterator[tuple[str, list[str]]]:
     """(name, settings) of each way to compute that is there for a backbone."""
     for attention in ("sdpa", "eager"):
         yield f"{attention} attention", [f"backbone.attention={attention}"]
+    if device != "cpu":  # where it takes minutes, and has tests of its own
+        yield COMPILED, ["backbone.attention=sdpa", "backbone.compile=true"]
     if find_spec("flash_attn") is not None and kind_of_sizes(sizes) == "decoder":
         yield "flash attention", ["backbone.attention=flash_attention_2"]
 
@@ -171,13 +174,17 @@ class Arithmetic(TorchDispatchMode):
 
 
 def train(run: OpenRun, args: argparse.Namespace) -> dict[str, Any]:
-    """Step and floor in turn."""
+    """Step and floor in turn. Arithmetic is counted where it is not compiled; all ways have the
+    same."""
     steps = PhaseSteps(run, run.method.phases(run.state)[0])
     batches = steps.phase.batches(run.state, 0)
     encoded = [batches[i]["task"] for i in range(DIFFERENT)]
     floor = Floor(run.state)
-    with Arithmetic() as arithmetic:
-        floor(encoded[0])
+    if not run.config.backbone.compile:
+        with Arithmetic() as arithmetic:
+            floor(encoded[0])
+        args.arithmetic[run.config.backbone.name] = arithmetic.total
+    flops = args.arithmetic.get(run.config.backbone.name)
     memory: dict[str, float] = {}
 
     def took(name: str) -> None:
@@ -195,14 +202,15 @@ def train(run: OpenRun, args: argparse.Namespace) -> dict[str, Any]:
 
     taken = alternate({"step": step, "floor": floor_alone}, args.rounds, args.warm_up)
     seconds = {name: spread(values) for name, values in taken.items()}
-    one_step, flops = float(seconds["step"]["median"]), arithmetic.total
+    one_step = float(seconds["step"]["median"])
+    share = flops and args.peak_tflops and flops / one_step / args.peak_tflops / 1e12
     return {
         "tokens": tokens_of(encoded[0]),
         "seconds": seconds,
         "step_over_floor": quotient(taken["step"], taken["floor"]),
         "tokens_per_second": round(tokens_of(encoded[0]) / one_step, 1),
-        "floor_tflop": round(flops / 1e12, 6),
-        "share_of_peak": args.peak_tflops and round(flops / one_step / args.peak_tflops / 1e12, 4),
+        "floor_tflop": flops and round(flops / 1e12, 6),
+        "share_of_peak": share and round(share, 4),
         "peak_memory_gib": {name: round(gib, 3) for name, gib in memory.items()},
     }
 
@@ -276,7 +284,7 @@ def measure(sizes: str, way: str, words: Sequence[str], args: argparse.Namespace
             weights = sum(p.numel() * p.element_size() for p in run.state.backbone.parameters())
             said["weights_gib"] = round(weights / GIB, 3)
             said |= {"training": train(run, args)}
-            said |= {"writing": write(run, args, exact="compile" not in way)}
+            said |= {"writing": write(run, args, exact=way != COMPILED)}
     except torch.OutOfMemoryError as error:
         said["failed"] = str(error).partition("\n")[0]
     run = None
@@ -343,12 +351,13 @@ def main() -> None:
     args.quick = args.quick or card is None  # nothing that is kept comes without a GPU
     args.rounds, args.warm_up = args.rounds or (3 if args.quick else 12), 1 if args.quick else 3
     args.peak_tflops = args.peak_tflops or (peak_of(card) if card else None)
+    args.arithmetic = {}  # of the floor, by backbone
     random_weights.register()
     measured = [
         measure(sizes, way, words, args)
         for shape in args.shape
         for sizes in SHAPES[shape]
-        for way, words in ways(sizes)
+        for way, words in ways(sizes, args.device)
     ]
     settings = {"card": card, "peak_tflops": args.peak_tflops, "dtype": "bf16", "rank": 8}
     settings |= {"precision": args.precision, "batch": args.batch, "prompt_tokens": args.length}

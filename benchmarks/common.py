@@ -30,6 +30,7 @@ from conpet.methods.base import Phase, State
 from conpet.runtime import (
     RunFolder,
     environment,
+    resolve_device,
     resolve_precision,
     seed_everything,
     set_deterministic,
@@ -55,14 +56,14 @@ def begin_run(
     template: str = "",
     base: Path | None = None,
 ) -> OpenRun:
-    """A run folder that has learned nothing, opened on the CPU; ``words`` are key=value settings,
-    which win over those of the file ``base``.
+    """A run folder that has learned nothing, opened on the CPU unless ``words`` say otherwise; they
+    are key=value settings, which win over those of the file ``base``.
 
     Random numbers and determinism are set as a run sets them.
     """
     config = load_config(base, ["device=cpu", *words], stream="benchmark", out=str(path))
     seed_everything(config.seed)
-    set_deterministic(torch.device("cpu"))
+    set_deterministic(resolve_device(config.device))
     folder = RunFolder(path).create()
     precision = resolve_precision(config.precision, config.device)
     write_json_atomic(folder.environment, environment() | {"precision": precision})
@@ -74,7 +75,7 @@ def begin_run(
 
 def half(state: State) -> AbstractContextManager[None]:
     """The autocast under which a run computes with its backbone."""
-    return torch.autocast("cpu", state.autocast, enabled=state.autocast is not None)
+    return torch.autocast(state.device.type, state.autocast, enabled=state.autocast is not None)
 
 
 def in_passes(state: State, batch: Batch) -> Iterator[Batch]:
@@ -93,7 +94,7 @@ class PhaseSteps:
         self.trainer = Trainer(
             run.state,
             run.method,
-            accelerator=Accelerator(cpu=True),
+            accelerator=Accelerator(cpu=run.state.device.type == "cpu"),
             observer=Observer(),
             save=lambda progress: None,
         )
@@ -116,6 +117,13 @@ class PhaseSteps:
 # Time --------------------------------------------------------------------------------------------
 
 
+def clock() -> float:
+    """Seconds, once all that a GPU was given is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def alternate(
     actions: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 1
 ) -> dict[str, list[float]]:
@@ -128,9 +136,9 @@ def alternate(
     gc.collect()
     for i in range(warm_up + rounds):
         for name in list(actions)[:: -1 if i % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             actions[name](i)
-            taken = time.perf_counter() - start
+            taken = clock() - start
             if i >= warm_up:
                 seconds[name].append(taken)
     return seconds
@@ -184,8 +192,10 @@ def figures_of(compared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]
     return [figure(name, float(c["quotient"]["median"]), c["goal"]) for name, c in compared.items()]
 
 
-def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def parser(
+    doc: str | None, name: str, *, backbone: str | None = "minilm"
+) -> argparse.ArgumentParser:
+    """The options that every benchmark has; ``backbone`` is None where it brings its own."""
     options = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     options.add_argument("--quick", action="store_true", help="a few runs: under 40 s on 2 cores")
     options.add_argument("--json", action="store_true", help="the document on standard output")
@@ -194,7 +204,10 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
         type=Path,
         help=f"where the document goes; default: results/{name}.json here, nowhere with --quick",
     )
-    options.add_argument("--backbone", default="minilm", help="registered name, hub id or folder")
+    if backbone is not None:
+        options.add_argument(
+            "--backbone", default=backbone, help="registered name, hub id or folder"
+        )
     options.add_argument("--threads", type=int, help="processor threads; default: torch's choice")
     options.set_defaults(name=name)
     return options

@@ -85,6 +85,7 @@ SECTIONS = {
     "peers": "Beside plain peft",
     "stream": "A whole stream",
     "trunk": "Adapters in the upper layers",
+    "gpu": "Training and writing on a GPU",
 }
 TABLES: dict[str, Callable[[], str]] = {"step": step, "measured": measured}
 

@@ -121,7 +121,13 @@ class Batch:
         return self.input_ids.shape[0]
 
     def to(self, device: Any) -> Batch:
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
+        """The same on another device. A GPU takes it when it is done with what it has to do, and is
+        not waited for."""
+        tensors: list[Tensor] = [getattr(self, f.name) for f in fields(self)]
+        ahead = str(device).startswith("cuda") and self.input_ids.device.type == "cpu"
+        if ahead:
+            tensors = [t.pin_memory() if t.numel() else t for t in tensors]
+        return Batch(*(t.to(device, non_blocking=ahead) for t in tensors))
 
     def select(self, index: Tensor) -> Batch:
         """The examples at ``index`` (any length, repeats allowed), without needless padding."""

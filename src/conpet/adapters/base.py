@@ -80,6 +80,11 @@ class AdapterKind(Protocol):
     Names are checked by the pool before they come here; heads are the pool's own business.
     """
 
+    @property
+    def hooked(self) -> tuple[nn.Module, ...]:
+        """The modules inside the backbone's layers that have hooks while a routing is open."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """All that decides, beside the tensors, what an adapter computes. JSON values."""
         ...

@@ -32,6 +32,10 @@ class Full:
         self._name: str | None = None
         self._original: dict[str, Tensor] = {}
 
+    @property
+    def hooked(self) -> tuple[nn.Module, ...]:
+        return ()
+
     def settings(self) -> dict[str, Any]:
         return {"kind": "full"}
 

@@ -30,6 +30,30 @@ from conpet.types import Routing
 Activation = Callable[[Tensor], Tensor]
 
 
+class _Picked:
+    """The frozen adapters of a plan at one site, gathered and cast.
+
+    A routing that stays open for many passes (an answer is written in one for each token) picks
+    them in the first two and knows them in the others; one that is open for a single pass keeps
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def of(self, site: Site, part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A and B^T as ``Site.frozen`` gives them, in the type of the pass."""
+        if self.kept is not None and self.kept[0].dtype == dtype:
+            return self.kept
+        a, bt = site.frozen(part.at)
+        found = a.to(dtype), bt.to(dtype)
+        self.passes += 1
+        if self.passes > 1:
+            self.kept = found
+        return found
+
+
 class LowRank(nn.Module):
     """All adapters of a pool as low-rank branches. Implements ``AdapterKind``.
 
@@ -72,6 +96,10 @@ class LowRank(nn.Module):
         )
         self._slots: dict[str, int] = {}
         self._live: set[str] = set()
+
+    @property
+    def hooked(self) -> tuple[nn.Module, ...]:
+        return self._projections
 
     def settings(self) -> dict[str, Any]:
         return dict(self._settings)
@@ -136,7 +164,7 @@ class LowRank(nn.Module):
             routing, self._slots, self._live, rank=self.rank, scale=self.scale, device=device
         )
         handles = [
-            projection.register_forward_hook(partial(self._branch, site, plan))
+            projection.register_forward_hook(partial(self._branch, site, plan, _Picked()))
             for projection, site in zip(self._projections, self._sites(), strict=True)
         ]
         try:
@@ -146,7 +174,13 @@ class LowRank(nn.Module):
                 handle.remove()
 
     def _branch(
-        self, site: Site, plan: Plan, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+        self,
+        site: Site,
+        plan: Plan,
+        picked: _Picked,
+        module: nn.Module,
+        args: tuple[Tensor, ...],
+        out: Tensor,
     ) -> Tensor:
         """The forward hook of one projection: ``out`` (B, ..., d_out) with the branches added."""
         z = out if self.reads_output else args[0]
@@ -163,7 +197,8 @@ class LowRank(nn.Module):
         total = out.reshape(plan.batch, -1, out.shape[-1])
         if plan.frozen is not None:
             read = z.detach() if plan.cut else z
-            total = self._add(plan.frozen, *site.frozen(plan.frozen.at), read, total)
+            a, bt = picked.of(site, plan.frozen, out.dtype)
+            total = self._add(plan.frozen, a, bt, read, total)
         if plan.live is not None:
             total = self._add(plan.live, *site.live(plan.keys, plan.live.at), z, total)
         return total.view(out.shape)

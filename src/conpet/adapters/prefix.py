@@ -66,6 +66,10 @@ class Prefix(nn.Module):
         self._positions = tuple(backbone.positions())
         self._prefixes = nn.ParameterDict()
 
+    @property
+    def hooked(self) -> tuple[nn.Module, ...]:
+        return self._attentions
+
     def settings(self) -> dict[str, Any]:
         return {"kind": "prefix", "length": self.length}
 

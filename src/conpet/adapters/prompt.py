@@ -84,6 +84,10 @@ class Prompt(nn.Module):
         self._backbone = (backbone,)  # a tuple, so that it becomes no submodule
         self._prompts = nn.ModuleDict()
 
+    @property
+    def hooked(self) -> tuple[nn.Module, ...]:
+        return ()  # it is part of the input
+
     def settings(self) -> dict[str, Any]:
         where = {} if self.position == "before" else {"position": self.position}
         return {"kind": "prompt", "length": self.length, **where}

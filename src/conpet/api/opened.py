@@ -11,6 +11,7 @@ import torch
 
 from conpet.adapters.pool import Pool
 from conpet.backbones.base import Backbone
+from conpet.backbones.compiled import compile_layers
 from conpet.backbones.loading import DTYPES, load_backbone
 from conpet.backbones.trunk import Trunk
 from conpet.config import RunConfig
@@ -131,11 +132,14 @@ def _new_state(folder: RunFolder, config: RunConfig, method: Method, *, with_dat
     half = torch.bfloat16 if precision_of(folder) == "bf16" else None
     if half is not None and config.adapter.kind != "full":  # whose weights train, in fp32
         backbone.compute_in(half)
+    pool = pool_of(config, backbone)
+    if c.compile:
+        compile_layers(backbone, pool.adapters.hooked)
     encode = partial(encoder_of, config, backbone, template, n_tasks=len(facts["fingerprints"]))
     tokens = folder.tokens if with_data else None
     return State(
         backbone=backbone,
-        pool=pool_of(config, backbone),
+        pool=pool,
         store=TokenStore(encode(c.prompt), tokens),
         inputs=TokenStore(encode("plain"), tokens) if "{instruction}" in template else None,
         replay=replay_of(config),

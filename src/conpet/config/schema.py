@@ -129,6 +129,11 @@ class BackboneConfig(Section):
     read_out: Literal["auto", "mask", "mean", "cls", "last"] = Field(
         "auto", description="auto: mask with entities, mean for plain texts, last on decoders"
     )
+    compile: bool = Field(
+        False,
+        description="torch.compile for the layers, but for adapted projections: the first batches "
+        "take minutes, later ones less; pays on long runs on a GPU. Results may differ by rounding",
+    )
     keep_trunk: bool | Literal["auto"] = Field(
         "auto",
         description="compute the layers below the adapters (see adapter.layers) once for each "

@@ -28,7 +28,7 @@ from conpet.replay.logits import LogitCache
 from conpet.replay.pseudo import PseudoSamples
 from conpet.replay.trunk import TrunkCache
 from conpet.runtime import derive_seed, rng
-from conpet.types import Batch, Routing, SoftPrompt, Task
+from conpet.types import Batch, Routing, SoftPrompt, Task, padded
 
 OF_A_PASS, OF_A_LAUNCH = 64, 8192
 """Tokens that take as long as what a pass takes whatever its size, on a CPU and elsewhere: a batch
@@ -196,8 +196,13 @@ class State:
     def parts(self, batch: Batch, routing: Routing, behind: int = 0) -> list[Tensor]:
         """The places in a batch of the examples of each pass that it takes, with what the routing
         puts beside their texts, and ``behind`` tokens of an answer."""
+        n, width = batch.input_ids.shape
+        beside = self.pool.positions(routing) + behind
+        if n * padded(width) <= self._of_a_pass and n <= self._rows_at_once(width + beside):
+            # A second pass would take more than all padding: no need to wait for a GPU's lengths.
+            return [torch.arange(n, device=self.device)]
         lengths = batch.attention_mask.sum(dim=1).cpu().numpy()
-        cut = self._cut(lengths, self.pool.positions(routing) + behind)
+        cut = self._cut(lengths, beside)
         return [torch.from_numpy(at.copy()).to(self.device) for at in cut]
 
     def _cut(self, lengths: np.ndarray, beside: int) -> Iterator[np.ndarray]:
@@ -207,8 +212,12 @@ class State:
         def room(longest: int) -> int:
             return self._rows_at_once(longest + beside)
 
-        on_cpu = self.device.type == "cpu"
-        return length_chunks(lengths, room, OF_A_PASS if on_cpu else OF_A_LAUNCH)
+        return length_chunks(lengths, room, self._of_a_pass)
+
+    @property
+    def _of_a_pass(self) -> int:
+        """Tokens that take as long as a pass takes whatever its size."""
+        return OF_A_PASS if self.device.type == "cpu" else OF_A_LAUNCH
 
     def _rows_at_once(self, length: int) -> int:
         """Rows of so many tokens, soft prompts included, that fit the token budget."""

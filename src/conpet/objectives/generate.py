@@ -55,15 +55,16 @@ def token_log_probs(logits: Tensor, answer: Tensor) -> Tensor:
     """(B, A) fp32: log softmax(logits)[answer]; 0 where ``answer`` is ``NO_TOKEN``."""
     there = answer != NO_TOKEN
     out = torch.zeros(answer.shape, device=logits.device)
-    found = logits[there].float().log_softmax(dim=1)  # real tokens alone: (n, V)
-    values = found.gather(1, answer[there][:, None])[:, 0]
+    at = there.nonzero(as_tuple=True)  # once: it waits for a GPU
+    found = logits[at].float().log_softmax(dim=1)  # real tokens alone: (n, V)
+    values = found.gather(1, answer[at][:, None])[:, 0]
     return out.masked_scatter(there, values)
 
 
 def answer_loss(log_probs: Tensor, answer: Tensor) -> Tensor:
     """-(1/n) sum log_probs (B, A), over the n answer tokens of the batch, end tokens included."""
-    n = int((answer != NO_TOKEN).sum())
-    return -log_probs.sum() / max(1, n)
+    n = (answer != NO_TOKEN).sum().clamp_min(1)  # stays where it is: a GPU is not waited for
+    return -log_probs.sum() / n
 
 
 def mean_log_prob(log_probs: Tensor, answer: Tensor) -> Tensor:

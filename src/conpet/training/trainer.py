@@ -181,12 +181,14 @@ class Trainer:
         """One batch; an optimiser step every ``accumulate`` batches, and where ``closing``."""
         spec = phase.spec
         terms = phase.loss(self.state, batch)
-        values = {name: float(term.detach()) for name, term in terms.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise self._not_finite(phase, f"loss {values} is", f"step {progress.step + 1} of ")
         total = sum(terms.values(), start=torch.zeros((), device=self.state.device))
         if total.requires_grad:  # a batch may hold nothing that trains
             self.accelerator.backward(total / spec.accumulate)
+        # Only now: reading a value waits for a GPU, which has the backward pass to do meanwhile.
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise self._not_finite(phase, f"loss {values} is", f"step {progress.step + 1} of ")
+        if total.requires_grad:
             phase.after_backward(self.state)
         due = closing or (progress.step + 1) % spec.accumulate == 0
         if due and _has_gradient(parameters):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conpet.adapters.pool import Pool
+from conpet.adapters.site import Site
 from conpet.errors import RoutingError
 from conpet.types import Routing
 
@@ -231,3 +232,34 @@ def test_the_backbone_is_left_clean_also_after_an_error(
     assert torch.equal(backbone(*batch), plain)
     with pool.routed(ones):
         assert not torch.equal(backbone(*batch), plain)
+
+
+@pytest.mark.parametrize("weights", ["one-hot", "dense"])
+def test_many_passes_of_one_routing_are_as_one_each(
+    backbone: Any, batch: Pair, filled: Fill, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen adapters are picked in the first two; what is kept ends with the routing."""
+    pool = filled(make(backbone, "lora"), *NAMES)
+    for name in NAMES:
+        pool.freeze(name)
+    routing = Routing(NAMES, torch.tensor(ROUTINGS[weights], dtype=torch.float))
+    with torch.no_grad(), pool.routed(routing):
+        once = backbone(*batch)
+    picked: list[Site] = []
+    frozen = Site.frozen
+
+    def watched(site: Site, at: Any) -> tuple[Tensor, Tensor]:
+        picked.append(site)
+        return frozen(site, at)
+
+    monkeypatch.setattr(Site, "frozen", watched)
+    with torch.no_grad(), pool.routed(routing):
+        passes = [backbone(*batch) for _ in range(4)]
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = backbone(*batch)
+    assert all(torch.equal(states, once) for states in passes)
+    torch.testing.assert_close(rough.float(), once, rtol=0.1, atol=0.1)
+    assert len(picked) == 3 * len(set(picked))  # two passes, and the one in another type
+    pool.load_tensors("b", {key: tensor + 0.1 for key, tensor in pool.tensors("b").items()})
+    with torch.no_grad(), pool.routed(routing):
+        assert not torch.allclose(backbone(*batch), once, atol=1e-3)

@@ -12,7 +12,7 @@ from conpet.methods import state as states
 from conpet.routing.base import single
 from conpet.testing import synthetic_stream, tiny_state, tiny_t5
 from conpet.testing.instruction import instruction_stream
-from conpet.types import Example, Routing
+from conpet.types import Example, Routing, padded
 
 
 def test_features_come_in_the_order_of_the_rows_and_rows_may_repeat() -> None:
@@ -54,6 +54,35 @@ def test_a_batch_of_all_lengths_goes_in_passes_by_length(monkeypatch: pytest.Mon
     assert one == [batch.input_ids.shape[1]] and len(several) == len(set(several)) > 1
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(same, gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_a_batch_that_no_second_pass_could_shorten_is_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without its lengths there is one pass, where with them there would be one too."""
+    state = tiny_state(*synthetic_stream(n_tasks=1).tasks)
+    batch = state.batch(state.task.train[:6])
+    plain = Routing((), torch.zeros(6, 0))
+    tokens = 6 * padded(batch.input_ids.shape[1])
+    looked: list[int] = []
+    cut = type(state)._cut
+
+    def watched(state: Any, lengths: np.ndarray, beside: int) -> Any:
+        looked.append(len(lengths))
+        return cut(state, lengths, beside)
+
+    monkeypatch.setattr(type(state), "_cut", watched)
+    monkeypatch.setattr(states, "OF_A_PASS", tokens)
+    (whole,) = state.parts(batch, plain)
+    assert whole.tolist() == [0, 1, 2, 3, 4, 5] and not looked
+    lengths = batch.attention_mask.sum(dim=1).numpy()
+    assert len(list(cut(state, lengths, 0))) == 1  # what they would have said
+    monkeypatch.setattr(states, "OF_A_PASS", tokens - 1)
+    state.parts(batch, plain)
+    assert looked == [6]
+    monkeypatch.setattr(states, "OF_A_PASS", tokens)
+    state.token_budget = tokens // 2  # and where it does not fit
+    assert len(state.parts(batch, plain)) > 1 and looked == [6, 6]
 
 
 def test_a_batch_is_divided_by_what_stands_before_its_texts(

@@ -189,9 +189,9 @@ class State:
 
     def cut(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Positions of texts to be answered, in batches of similar length that fit the token
-        budget."""
+        budget; where answers are written, each of their tokens is a pass."""
         answer = self.decoding.max_new_tokens if self.writes else 0
-        yield from self._cut(lengths, self.pool.prompt_length + answer)
+        yield from self._cut(lengths, self.pool.prompt_length + answer, passes=1 + answer)
 
     def parts(self, batch: Batch, routing: Routing, behind: int = 0) -> list[Tensor]:
         """The places in a batch of the examples of each pass that it takes, with what the routing
@@ -205,14 +205,14 @@ class State:
         cut = self._cut(lengths, beside)
         return [torch.from_numpy(at.copy()).to(self.device) for at in cut]
 
-    def _cut(self, lengths: np.ndarray, beside: int) -> Iterator[np.ndarray]:
+    def _cut(self, lengths: np.ndarray, beside: int, passes: int = 1) -> Iterator[np.ndarray]:
         """Positions of texts in chunks of similar length, each of which fits the token budget with
-        ``beside`` further tokens a row."""
+        ``beside`` further tokens a row, and takes so many ``passes``."""
 
         def room(longest: int) -> int:
             return self._rows_at_once(longest + beside)
 
-        return length_chunks(lengths, room, self._of_a_pass)
+        return length_chunks(lengths, room, passes * self._of_a_pass)
 
     @property
     def _of_a_pass(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conpet import ContinualModel, fit, load
+from conpet.api.asking import Inputs
 from conpet.api.opened import OpenRun
 from conpet.errors import ConfigError
 from conpet.events import Observer
@@ -68,8 +69,9 @@ def test_free_answers_are_written_again_every_time(
         return generate(state, batch, *arguments, **options)
 
     monkeypatch.setattr(State, "generate", counted)
-    n = sum(len(task.test) for task in data)
-    warm = n % model.config.train.eval_batch_size or model.config.train.eval_batch_size
+    tests = [example for task in data for example in task.test]
+    first, *_ = Inputs(opened(model).state, tests).batches
+    n, warm = len(tests), len(first)
     adapters = 1 if run == "sapt" else 2  # sapt mixes them in one pass
     for _ in range(2):
         written.clear()

@@ -255,7 +255,11 @@ class Pool(nn.Module):
             assert record.digest is not None
             return record.digest[0]
         key = _key(name)
-        return self._heads[key].n_classes if key in self._heads else 0  # type: ignore[return-value]
+        if key not in self._heads:
+            return 0
+        head = self._heads[key]
+        assert isinstance(head, Head)
+        return head.n_classes
 
     def head(self, name: str) -> Head:
         if name in self._unread:

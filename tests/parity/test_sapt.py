@@ -131,8 +131,8 @@ def by_hand(state: State, batch: Batch, a: list[np.ndarray]) -> list[np.ndarray]
                     tokens = one.answer_ids[0] != NO_TOKEN
                     logits = state._writer.answer_logits(
                         one.input_ids, one.attention_mask, one.answer_ids
-                    )[0]
-                    rows = zip(numbers(logits)[tokens], one.answer_ids[0][tokens], strict=True)
+                    )
+                    rows = zip(numbers(logits), one.answer_ids[0][tokens], strict=True)
                     found.append(np.array([log_softmax(z)[int(y)] for z, y in rows]))
                     continue
                 h = numbers(state.forward(one, plain(1, state.device)).features[0])

@@ -1,6 +1,6 @@
 """Backbones with their language-model head: besides hidden states they give answers in free text.
 
-Shapes: B batch, S positions of the prompt, A of the answer, V vocabulary.
+Shapes: B batch, S positions of the prompt, A of the answer, n tokens of all answers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -58,17 +58,50 @@ class GenerativeBackbone(Backbone, ABC):
                 "that the model was trained with"
             )
 
-    @abstractmethod
     def answer_logits(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         answer: Tensor,
         soft_prompt: SoftPrompt | None = None,
+        *,
+        adapted_head: bool = False,
     ) -> Tensor:
-        """(B, A, V): the logits of each token of ``answer`` (B, A), given the prompt (B, S), behind
-        a soft prompt where there is one, and the answer's tokens before it. ``NO_TOKEN`` stands
-        behind an answer; what is there is not defined."""
+        """(n, V): the logits of each token of ``answer`` (B, A), row by row, given the prompt
+        (B, S), behind a soft prompt where there is one, and the answer's tokens before it.
+
+        ``NO_TOKEN`` stands behind an answer. The head reads none of what is there; with
+        ``adapted_head`` it reads the whole batch, as what is hooked to it has to.
+        """
+        at = (answer != NO_TOKEN).flatten().nonzero()[:, 0]
+
+        def of_tokens(states: Tensor) -> Tensor:
+            return states[:, : answer.shape[1]].flatten(0, 1).index_select(0, at)
+
+        if adapted_head:
+            return of_tokens(self._logits(input_ids, attention_mask, answer, soft_prompt))
+        handle = self.head.register_forward_pre_hook(lambda _, args: of_tokens(args[0]))
+        try:
+            return self._logits(input_ids, attention_mask, answer, soft_prompt)
+        finally:
+            handle.remove()
+
+    @property
+    def head(self) -> nn.Module:
+        """What makes logits of the last states."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    @abstractmethod
+    def _logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        answer: Tensor,
+        soft_prompt: SoftPrompt | None,
+    ) -> Tensor:
+        """(B, >= A, V): what the head makes of the states that come before each token of an answer,
+        and perhaps of others behind them."""
 
     def write(
         self,
@@ -132,12 +165,12 @@ class CausalLM(GenerativeBackbone):
         states: Tensor = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         return states
 
-    def answer_logits(
+    def _logits(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         answer: Tensor,
-        soft_prompt: SoftPrompt | None = None,
+        soft_prompt: SoftPrompt | None,
     ) -> Tensor:
         given = answer.masked_fill(answer == NO_TOKEN, 0)
         ids, mask, embeddings = self._prompt(input_ids, attention_mask, soft_prompt)
@@ -153,7 +186,7 @@ class CausalLM(GenerativeBackbone):
             logits_to_keep=answer.shape[1] + 1,
             use_cache=False,
         ).logits
-        return logits[:, :-1]
+        return logits
 
     def _write(
         self,
@@ -209,12 +242,12 @@ class Seq2SeqLM(GenerativeBackbone):
         states: Tensor = self.model.get_encoder()(**inputs).last_hidden_state
         return states
 
-    def answer_logits(
+    def _logits(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,
         answer: Tensor,
-        soft_prompt: SoftPrompt | None = None,
+        soft_prompt: SoftPrompt | None,
     ) -> Tensor:
         start = answer.new_full((len(answer), 1), self.start_id())
         given = torch.cat([start, answer[:, :-1]], dim=1)

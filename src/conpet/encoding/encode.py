@@ -114,7 +114,8 @@ class TokenStore:
     ) -> Batch:
         """CPU tensors of rows (B,), padded to the longest; task and label default to -1."""
         lengths = self.lengths[rows]
-        input_ids = self._filled(self._blocks, rows, self.encoder.pad_id, self.encoder.max_length)
+        width = min(padded(int(lengths.max(initial=0))), self.encoder.max_length)
+        input_ids = self._filled(self._blocks, rows, self.encoder.pad_id, width)
         mask = np.arange(input_ids.shape[1])[None, :] < lengths[:, None]
         unknown = np.full(len(rows), -1)
         columns = (
@@ -124,21 +125,21 @@ class TokenStore:
             rows,
             unknown if task is None else task,
             unknown if label is None else label,
-            self._filled(self._answers, rows, NO_TOKEN, self.encoder.max_answer_length),
+            self._filled(self._answers, rows, NO_TOKEN),  # few lengths: none is padded
         )
         return Batch(*(torch.from_numpy(column.astype(np.int64)) for column in columns))
 
     def _filled(
-        self, stored: Sequence[_Kept], rows: np.ndarray, fill: int, most: int
+        self, stored: Sequence[_Kept], rows: np.ndarray, fill: int, least: int = 0
     ) -> np.ndarray:
-        """(B, longest) the ids of rows, ``fill`` behind them; padded, but not above ``most``."""
+        """(B, longest, or ``least``) the ids of rows, ``fill`` behind them."""
         which = np.searchsorted(self._starts, rows, side="right") - 1
         ids = [
             self._ids(stored[block], row - int(self._starts[block]))
             for row, block in zip(rows.tolist(), which.tolist(), strict=True)
         ]
         longest = max(map(len, ids), default=0)
-        out = np.full((len(rows), max(longest, min(padded(longest), most))), fill, np.int64)
+        out = np.full((len(rows), max(longest, least)), fill, np.int64)
         for i, row_ids in enumerate(ids):
             out[i, : len(row_ids)] = row_ids
         return out

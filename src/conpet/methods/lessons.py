@@ -31,7 +31,7 @@ from conpet.objectives.distillation import token_divergence
 from conpet.objectives.generate import answer_loss, token_log_probs
 from conpet.replay.pseudo import PseudoSamples
 from conpet.routing.base import single
-from conpet.types import Batch, Example, Task
+from conpet.types import NO_TOKEN, Batch, Example, Task
 
 MARK = "__ans__"
 """Between an input and its answer where both are written."""
@@ -179,7 +179,8 @@ class Lifelong(Tune):
         asked = batch.select(old)
         with torch.no_grad():
             before = state.answer_logits(asked, single(TEACHER, len(asked), state.device))
-        return token_divergence(before, logits[old][:, : before.shape[1]], asked.answer_ids)
+        example = (batch.answer_ids != NO_TOKEN).nonzero()[:, 0]  # of each token
+        return token_divergence(before, logits[torch.isin(example, old)])
 
     def _lessons(self, state: State) -> Lessons:
         """Those of the newest task, made once. Not in ``begin``, which is not called where a run

@@ -1,7 +1,7 @@
 """State: everything that has been learned, and what is computed with it.
 
 Shapes: B batch, S sequence, d hidden, P pairs (example, adapter), C classes seen, T tasks seen,
-A positions of an answer, V vocabulary.
+A positions of an answer, n tokens of all answers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -292,10 +292,15 @@ class State:
         return self._in_parts(batch, routing, self.parts(batch, routing, longest), of)
 
     def answer_logits(self, batch: Batch, routing: Routing) -> Tensor:
-        """(B, A, V) the logits of each token of the answers; not defined behind them."""
+        """(n, V) the logits of each of the n tokens of the answers, row by row."""
+        adapted_head = self._writer.head in self.pool.adapters.hooked
         with self._passing(batch, routing) as soft_prompt:
             return self._writer.answer_logits(
-                batch.input_ids, batch.attention_mask, batch.answer_ids, soft_prompt
+                batch.input_ids,
+                batch.attention_mask,
+                batch.answer_ids,
+                soft_prompt,
+                adapted_head=adapted_head,
             )
 
     def _in_parts(

@@ -1,10 +1,11 @@
-"""What a model said before, kept as a target (B examples, C classes, A answer tokens, V words)."""
+"""What a model said before, kept as a target.
+
+Shapes: B examples, C classes, n tokens of answers, V vocabulary.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
-
-from conpet.types import NO_TOKEN
 
 
 def distillation(before: Tensor, now: Tensor, temperature: float) -> Tensor:
@@ -17,13 +18,12 @@ def distillation(before: Tensor, now: Tensor, temperature: float) -> Tensor:
     return -(target * (now.float() / temperature).log_softmax(dim=1)).sum(dim=1).mean()
 
 
-def token_divergence(before: Tensor, now: Tensor, answer: Tensor) -> Tensor:
-    """sum over answer tokens of KL(softmax(before) || softmax(now)), in fp32; 0 without any.
+def token_divergence(before: Tensor, now: Tensor) -> Tensor:
+    """sum over the n tokens of answers of KL(softmax(before) || softmax(now)), in fp32; 0 without
+    any.
 
     Args:
-        before, now: (B, A, V) logits of each token of an answer.
-        answer: (B, A); ``NO_TOKEN`` has no part in it.
+        before, now: (n, V) logits.
     """
-    there = answer != NO_TOKEN
-    target, log_q = (z[there].float().log_softmax(dim=1) for z in (before, now))
+    target, log_q = (z.float().log_softmax(dim=1) for z in (before, now))
     return (target.exp() * (target - log_q)).sum()

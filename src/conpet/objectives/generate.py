@@ -1,6 +1,6 @@
 """Answers in free text: the loss on their tokens, and how they are chosen one by one.
 
-Shapes: B batch, A positions of the answer, V vocabulary, N new positions.
+Shapes: B batch, A positions of the answer, n tokens of all answers, V vocabulary, N new positions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -52,13 +53,11 @@ class Written:
 
 
 def token_log_probs(logits: Tensor, answer: Tensor) -> Tensor:
-    """(B, A) fp32: log softmax(logits)[answer]; 0 where ``answer`` is ``NO_TOKEN``."""
+    """(B, A) fp32: log softmax(logits)[answer], of the logits (n, V) of all answers' tokens; 0
+    where ``answer`` is ``NO_TOKEN``."""
     there = answer != NO_TOKEN
-    out = torch.zeros(answer.shape, device=logits.device)
-    at = there.nonzero(as_tuple=True)  # once: it waits for a GPU
-    found = logits[at].float().log_softmax(dim=1)  # real tokens alone: (n, V)
-    values = found.gather(1, answer[at][:, None])[:, 0]
-    return out.masked_scatter(there, values)
+    values = -functional.cross_entropy(logits.float(), answer[there], reduction="none")
+    return torch.zeros(answer.shape, device=logits.device).masked_scatter(there, values)
 
 
 def answer_loss(log_probs: Tensor, answer: Tensor) -> Tensor:

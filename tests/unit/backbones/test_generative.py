@@ -53,10 +53,17 @@ def test_logits_of_an_answer_depend_on_no_padding_and_no_neighbour(
     ids, mask = padded_rows(*PROMPTS, to=16)
     answer, _ = padded_rows(*ANSWERS, fill=NO_TOKEN, to=8)
     together = backbone.answer_logits(ids, mask, answer)
-    assert together.shape[:2] == (3, 8)
-    for i, (prompt, own) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+    each = together.split([len(own) for own in ANSWERS])  # all of them: there are no more rows
+    for prompt, own, found in zip(PROMPTS, ANSWERS, each, strict=True):
         alone = backbone.answer_logits(*padded_rows(prompt), torch.tensor([own]))
-        torch.testing.assert_close(together[i, : len(own)], alone[0], rtol=0, atol=2e-5)
+        torch.testing.assert_close(found, alone, rtol=0, atol=2e-5)
+    read: list[int] = []
+    handle = backbone.head.register_forward_hook(lambda _, args, out: read.append(out.numel()))
+    whole = backbone.answer_logits(ids, mask, answer, adapted_head=True)
+    backbone.answer_logits(ids, mask, answer)
+    handle.remove()
+    assert read[1] == together.numel() < read[0]
+    torch.testing.assert_close(together, whole, rtol=0, atol=2e-5)
 
 
 def test_what_is_written_is_the_likeliest_token_at_every_step(
@@ -66,7 +73,7 @@ def test_what_is_written_is_the_likeliest_token_at_every_step(
     written = backbone.write(ids, mask, end_id=10**6, max_new_tokens=6)
     assert written.shape == (3, 6)
     logits = backbone.answer_logits(ids, mask, written)
-    assert torch.equal(logits.argmax(dim=2), written)
+    assert torch.equal(logits.argmax(dim=1).view(3, 6), written)
     for i, prompt in enumerate(PROMPTS):
         alone = backbone.write(*padded_rows(prompt, to=12), end_id=10**6, max_new_tokens=6)
         assert torch.equal(alone[0], written[i])

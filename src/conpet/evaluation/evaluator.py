@@ -12,7 +12,7 @@ from torch import Tensor
 from conpet.encoding.encode import EncodedTask
 from conpet.evaluation.memo import AnswerMemo, Text, Way
 from conpet.methods.base import Method, State
-from conpet.methods.state import one_each
+from conpet.methods.passes import one_each
 from conpet.types import Batch, Prediction, Routing
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from conpet.errors import ConfigError
-from conpet.methods.state import Output, PhaseSpec, State
+from conpet.methods.passes import Output
+from conpet.methods.state import PhaseSpec, State
 from conpet.registry import METHODS
 from conpet.types import Batch, Routing, Task
 

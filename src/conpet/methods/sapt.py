@@ -19,6 +19,7 @@ from conpet.methods.base import LossTerms, Method, ParamGroup, Phase, State, Ste
 from conpet.methods.closed_form import AddToRouter, check_router, scores_of_tasks
 from conpet.methods.generator import Generate
 from conpet.methods.pairs import Recipe
+from conpet.methods.passes import one_each
 from conpet.methods.reflection import (
     ATTENTION,
     OldTasks,
@@ -28,7 +29,6 @@ from conpet.methods.reflection import (
     pooled,
 )
 from conpet.methods.samples import GivenSamples
-from conpet.methods.state import one_each
 from conpet.methods.tune import Tune, every_head
 from conpet.replay.dynamic import NoReplay
 from conpet.replay.pseudo import about, wanted

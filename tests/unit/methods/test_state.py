@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conpet.methods import state as states
+from conpet.methods import passes
 from conpet.routing.base import single
 from conpet.testing import synthetic_stream, tiny_state, tiny_t5
 from conpet.testing.instruction import instruction_stream
@@ -42,7 +42,7 @@ def test_a_batch_of_all_lengths_goes_in_passes_by_length(monkeypatch: pytest.Mon
     monkeypatch.setattr(state.backbone, "forward", watched)
 
     def computed(of_a_pass: int) -> tuple[torch.Tensor, list[torch.Tensor], list[int]]:
-        monkeypatch.setattr(states, "OF_A_PASS", of_a_pass)
+        monkeypatch.setattr(passes, "OF_A_PASS", of_a_pass)
         widths.clear()
         features = state.forward(batch, single("a", len(batch), state.device)).features
         parameters = list(state.pool.parameters_of("a").values())
@@ -72,15 +72,15 @@ def test_a_batch_that_no_second_pass_could_shorten_is_not_looked_at(
         return cut(state, lengths, beside)
 
     monkeypatch.setattr(type(state), "_cut", watched)
-    monkeypatch.setattr(states, "OF_A_PASS", tokens)
+    monkeypatch.setattr(passes, "OF_A_PASS", tokens)
     (whole,) = state.parts(batch, plain)
     assert whole.tolist() == [0, 1, 2, 3, 4, 5] and not looked
     lengths = batch.attention_mask.sum(dim=1).numpy()
     assert len(list(cut(state, lengths, 0))) == 1  # what they would have said
-    monkeypatch.setattr(states, "OF_A_PASS", tokens - 1)
+    monkeypatch.setattr(passes, "OF_A_PASS", tokens - 1)
     state.parts(batch, plain)
     assert looked == [6]
-    monkeypatch.setattr(states, "OF_A_PASS", tokens)
+    monkeypatch.setattr(passes, "OF_A_PASS", tokens)
     state.token_budget = tokens // 2  # and where it does not fit
     assert len(state.parts(batch, plain)) > 1 and looked == [6, 6]
 
@@ -97,7 +97,7 @@ def test_a_batch_is_divided_by_what_stands_before_its_texts(
     weights[::2, 1] = 0
     routing = Routing(tuple("abc"), weights, "concat")
     whole = 60 + batch.input_ids.shape[1] + batch.answer_ids.shape[1]
-    monkeypatch.setattr(states, "OF_A_PASS", 10**6)  # by the budget alone
+    monkeypatch.setattr(passes, "OF_A_PASS", 10**6)  # by the budget alone
     found, sizes = [], []
     once = state.backbone.forward
 

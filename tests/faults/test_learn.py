@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from faultkit import TINY, Conpet, files_of, left_over, outcome, refused, rows, write_rows
 
+from conpet import load
+
 METHOD = ("--method=conpet-dynamic", "method.top_k=2", "replay.kind=memory", "train.epochs=2")
 
 
@@ -221,3 +223,20 @@ def test_a_run_finishes_its_own_stream_first(
     before = files_of(folder)
     refused(conpet("learn", folder, more), "has yet to learn", "conpet run")
     assert files_of(folder) == before
+
+
+def test_a_reader_stays_what_it_was_while_another_process_learns(
+    conpet: Conpet, run: Path, more: Path
+) -> None:
+    """It reads an adapter when an input is first routed to it: after the other's commits too."""
+    texts = [row["text"] for row in rows(["one", "two", "three"])]
+    before, reader, late = load(run).predict(texts), load(run), load(run)
+    assert {task for answer in before for task in answer.tasks} == {"one", "two", "three"}
+    (first,) = reader.predict(texts[:1])
+    assert len(first.tasks) == 2, "opened, and the third adapter was not asked for"
+    assert conpet("learn", run, more, "--quiet").code == 0
+    after = reader.predict(texts)
+    assert [(a.label, a.tasks) for a in after] == [(b.label, b.tasks) for b in before]
+    newest = load(run).predict(texts)
+    assert late.predict(texts) == newest != after, "one that was not opened yet is up to date"
+    assert late.tasks == load(run).tasks != reader.tasks

@@ -280,6 +280,8 @@ class ContinualModel:
         return self._open(with_data=True).data or []
 
     def _open(self, *, with_data: bool) -> OpenRun:
+        if self._run is None:
+            self._refresh()
         if self._run is None or (with_data and self._run.data is None):
             self._run = open_run(self.folder, self.config, with_data=with_data)
         return self._run

@@ -25,7 +25,6 @@ __all__ = [
     "TokenStore",
     "length_buckets",
     "length_chunks",
-    "similar",
 ]
 
 _OPEN_FILES = 128  # an open file costs a handle of the process, and a run may have thousands
@@ -213,17 +212,11 @@ def length_buckets(
 
     Shuffled, sorted by length within groups of batches, and the batches shuffled.
     """
-    batches = similar(rng.permutation(len(lengths)), batch_size, lengths)
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def similar(rows: np.ndarray, batch_size: int, lengths: np.ndarray) -> list[np.ndarray]:
-    """Rows (n,) in batches, sorted by their ``lengths[row]`` within groups of batches; the last
-    batch may be smaller."""
+    order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
-    for group in _cut(rows, batch_size * _SORTED_TOGETHER):
+    for group in _cut(order, batch_size * _SORTED_TOGETHER):
         batches += _cut(group[np.argsort(lengths[group], kind="stable")], batch_size)
-    return batches
+    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def length_chunks(

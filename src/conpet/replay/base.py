@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from conpet.encoding.encode import EncodedTask, length_buckets, similar
+from conpet.encoding.encode import EncodedTask, length_buckets
 from conpet.errors import ConfigError
 
 Rows = np.ndarray
@@ -116,26 +116,17 @@ def mixed_epoch(
     draw: Callable[[int], Rows],
     n_batches: int,
     sizes: tuple[int, int],
-    lengths: np.ndarray,
     rng: np.random.Generator,
 ) -> list[Rows]:
-    """``n_batches`` batches of ``sizes`` = (n_new, n_old) rows, each of similar length.
+    """``n_batches`` shuffled batches of ``sizes`` = (n_new, n_old) rows.
 
     New rows come from shuffled passes over ``new``, old ones from ``draw(n)``.
     """
-    n_new, n_old = sizes
-    stream = np.fromiter(islice(endless(new, rng), n_batches * n_new), np.int64)
-    return dealt(stream, draw(n_batches * n_old), sizes, lengths, rng)
-
-
-def dealt(
-    new: Rows, old: Rows, sizes: tuple[int, int], lengths: np.ndarray, rng: np.random.Generator
-) -> list[Rows]:
-    """All of ``new`` and ``old`` in shuffled batches of (n_new, n_old) rows of similar length; one
-    batch may have fewer of the new."""
-    kinds = [similar(rows, n, lengths) for rows, n in zip((new, old), sizes, strict=True)]
-    batches = [np.concatenate(both) for both in zip(*kinds, strict=True)]
-    return [rng.permutation(batches[i]) for i in rng.permutation(len(batches))]
+    stream, (n_new, n_old) = endless(new, rng), sizes
+    return [
+        rng.permutation(np.concatenate([np.fromiter(islice(stream, n_new), np.int64), draw(n_old)]))
+        for _ in range(n_batches)
+    ]
 
 
 def draw_old(pools: Sequence[Rows], n: int, rng: np.random.Generator) -> Rows:

@@ -58,7 +58,7 @@ class DynamicReplay(KeepsNothing):
         if not old:
             return plain_epoch(new, lengths, batch_size, rng)
         draw = partial(draw_old, old, rng=rng)
-        return mixed_epoch(new, draw, self.train_batches, sizes, lengths, rng)
+        return mixed_epoch(new, draw, self.train_batches, sizes, rng)
 
     def reference(self, tasks: Tasks, drawn: Draws, rng: np.random.Generator) -> Rows:
         """What was drawn, and more of the classes with fewer than ``at_least`` examples among it.

@@ -18,7 +18,6 @@ from conpet.replay.base import (
     Look,
     Rows,
     Tasks,
-    dealt,
     endless,
     mixed_epoch,
     plain_epoch,
@@ -109,10 +108,11 @@ class MemoryReplay:
             return np.fromiter(islice(exemplars, n), np.int64)
 
         if self.batch_limit is not None:
-            return mixed_epoch(new.train, draw, self.batch_limit * 8 // 10, sizes, lengths, rng)
-        n_new, n_old = sizes
-        drawn = draw(n_old * -(-len(new.train) // n_new))
-        return dealt(rng.permutation(new.train), drawn, sizes, lengths, rng)
+            return mixed_epoch(new.train, draw, self.batch_limit * 8 // 10, sizes, rng)
+        order, (n_new, n_old) = rng.permutation(new.train), sizes
+        return [
+            np.concatenate([order[i : i + n_new], draw(n_old)]) for i in range(0, len(order), n_new)
+        ]
 
     def _copies(self, n_new: int, n_memory: int, batch_size: int) -> int:
         """How often the memory is seen in an epoch."""

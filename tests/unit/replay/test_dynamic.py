@@ -70,17 +70,6 @@ def test_every_batch_is_half_new_and_half_old(make_tasks: MakeTasks) -> None:
     assert {int(np.isin(rows, tasks[-1].train).sum()) for rows in drawn} == {4}
 
 
-def test_a_batch_holds_texts_of_similar_length(make_tasks: MakeTasks) -> None:
-    tasks, rng = make_tasks([300, 300]), np.random.default_rng(0)
-    lengths = rng.integers(5, 60, size=600)
-    drawn = DynamicReplay(20).batches(tasks, lengths, 8, rng)
-    assert len(drawn) == 16
-    widths = [int(np.ptp(lengths[rows])) for rows in drawn]
-    assert max(widths) < 20, "drawn at random, eight of them span 40"
-    longest = [int(lengths[rows].max()) for rows in drawn]
-    assert longest != sorted(longest), "short ones do not come first"
-
-
 def test_new_examples_all_come_before_one_comes_again(make_tasks: MakeTasks) -> None:
     tasks = make_tasks([30, 12])
     drawn = np.concatenate(batches(DynamicReplay(100), tasks))

@@ -68,7 +68,7 @@ def test_old_examples_come_from_the_memory_alone(make_tasks: MakeTasks) -> None:
     replay = MemoryReplay(Budget(2), "random")
     for task in old:
         keep(replay, task)
-    drawn = replay.batches(tasks, np.ones(94), 8, np.random.default_rng(0))
+    drawn = replay.batches(tasks, np.zeros(0), 8, np.random.default_rng(0))
     memory = np.concatenate([task.train[replay.kept[task.name]] for task in old])
     rows = np.concatenate(drawn)
     assert [int(np.isin(b, memory).sum()) for b in drawn] == [4, 4, 4, 4]
@@ -90,7 +90,7 @@ def test_what_is_held_is_restored(make_tasks: MakeTasks) -> None:
         keep(replay, task)
     restored = MemoryReplay(Budget(2), "random")
     restored.hold(replay.held())
-    a, b = (r.batches(tasks, np.ones(94), 8, np.random.default_rng(5)) for r in (replay, restored))
+    a, b = (r.batches(tasks, np.zeros(0), 8, np.random.default_rng(5)) for r in (replay, restored))
     assert np.array_equal(np.concatenate(a), np.concatenate(b))
     replay.held()["task-0"].clear()
     assert replay.kept["task-0"], "what was handed out is a copy"

@@ -4,11 +4,11 @@
     python benchmarks/sapt_growth.py --quick --json
 
 SAPT mixes all adapters in one pass: W x + scale sum_i w_i B_i A_i x, with weights w of each
-example that are learned. Here they are the softmax of a parameter, in place of the attention. A
-pool has n frozen adapters and a live one, LoRA on query and value, rank 8 or 4; a batch has 32
-inputs of 64 tokens. Measured are
+example that the shared attention gives. A pool has n frozen adapters and a live one, LoRA on query
+and value, rank 8 or 4; a batch has 32 inputs of 64 tokens. Measured are
 
-- the training step: forward, backward, AdamW on the live adapter, its head and the weights;
+- the training step: forward, the reflection over 20 pseudo-samples of each old task, backward,
+  AdamW on the live adapter, its head, the attention's projection and the newest key;
 - the answer: the forward without gradient;
 
 each ``dense`` (every row through all adapters), with the ``top 2`` of each row, and with ``cut``
@@ -36,18 +36,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import alternate, begin_run, figure, finish, parse, parser, quotient, spread
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conpet.methods.base import State
-from conpet.routing.attention import route
+from conpet.methods.reflection import OldTasks, pooled
+from conpet.routing.attention import SharedAttention, reflection, route
 from conpet.types import Batch, Routing
 
 LIVE = "live"
 N_CLASSES = 20
 LOOP = 0.2  # goal: a fifth of the loop's time
+SAMPLES = 20  # of each old task
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,17 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Mixed:
-    """Frozen adapters, a live one, and the parameter that weighs them for each row of a batch."""
+    """Frozen adapters, a live one, and the attention that weighs them for each row of a batch."""
 
     state: State
-    attention: nn.Parameter  # (B, n + 1), its softmax are the weights
+    attention: SharedAttention
+    old: OldTasks
     optimiser: torch.optim.Optimizer
+
+    def attend(self, batch: Batch) -> Tensor:
+        """(B, n + 1) the logits of the weights."""
+        names = self.state.pool.names
+        return self.attention.logits(pooled(self.state, batch, "masked"), names)
 
 
 # What is measured --------------------------------------------------------------------------------
@@ -101,13 +110,15 @@ def logits(mixed: Mixed, batch: Batch, way: Way) -> Tensor:
     """(B, C) of the live adapter's head on the mixed features."""
     state, learning = mixed.state, torch.is_grad_enabled()
     names = state.pool.names
-    routing = route(names, mixed.attention, top=way.top, newest=learning, cut=way.cut)
+    routing = route(names, mixed.attend(batch), top=way.top, newest=learning, cut=way.cut)
     found: Tensor = state.pool.head(LIVE)(state.forward(batch, routing).features)
     return found
 
 
 def finish_step(mixed: Mixed, batch: Batch, found: Tensor) -> None:
-    F.cross_entropy(found, batch.label).backward()
+    old = mixed.old.draw(np.random.default_rng(0), SAMPLES, "sum")
+    held = reflection(mixed.attention.logits(old.pooled, mixed.state.pool.names), old)
+    (F.cross_entropy(found, batch.label) + held).backward()
     mixed.optimiser.step()
     mixed.optimiser.zero_grad()
 
@@ -151,7 +162,7 @@ def loop_answer(mixed: Mixed, batch: Batch, loop: Loop) -> Tensor:
 
 def loop_logits(mixed: Mixed, batch: Batch, loop: Loop) -> Tensor:
     state, plain = mixed.state, Routing((), torch.zeros(len(batch), 0))
-    with looped(state, mixed.attention.softmax(dim=1), loop):
+    with looped(state, mixed.attend(batch).softmax(dim=1), loop):
         found: Tensor = state.pool.head(LIVE)(state.forward(batch, plain).features)
     return found
 
@@ -198,10 +209,21 @@ def build(path: Path, n: int, rank: int, args: argparse.Namespace) -> Mixed:
         state.pool.load_tensors(f"task-{i}", tensors)
         state.pool.freeze(f"task-{i}")
     state.pool.add(LIVE, seed=n, n_classes=N_CLASSES)
+    attention, old = remembering(state, n)
+    parameters = [*attention.parameters_of(LIVE).values(), *state.pool.parameters_of(LIVE).values()]
+    return Mixed(state, attention, old, torch.optim.AdamW(parameters, lr=1e-4))
+
+
+def remembering(state: State, n: int) -> tuple[SharedAttention, OldTasks]:
+    """An attention over n old tasks and the newest, and random pseudo-samples of the old ones."""
     generator = torch.Generator().manual_seed(1)
-    attention = nn.Parameter(torch.randn(args.batch, n + 1, generator=generator))
-    parameters = [attention, *state.pool.parameters_of(LIVE).values()]
-    return Mixed(state, attention, torch.optim.AdamW(parameters, lr=1e-4))
+    width = state.backbone.hidden_size
+    attention = SharedAttention(width, generator=generator)
+    for name in state.pool.names:
+        attention.add_key(name, generator)
+    queries = torch.randn(n * SAMPLES, width, generator=generator)
+    target = torch.randn(n, n + 1, generator=generator).softmax(dim=1)
+    return attention, OldTasks(queries, target.repeat_interleave(SAMPLES, dim=0), [SAMPLES] * n)
 
 
 def make_batch(state: State, args: argparse.Namespace) -> Batch:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from conpet.backbones.base import Backbone
+from conpet.backbones.generative import GenerativeBackbone
 from conpet.methods.base import PhaseSpec, State
 from conpet.methods.reflection import QUERIES, REFERENCE, attention
 from conpet.methods.sapt import SAPT, Attend
@@ -129,9 +130,7 @@ def by_hand(state: State, batch: Batch, a: list[np.ndarray]) -> list[np.ndarray]
             with torch.no_grad():
                 if state.writes:
                     tokens = one.answer_ids[0] != NO_TOKEN
-                    logits = state._writer.answer_logits(
-                        one.input_ids, one.attention_mask, one.answer_ids
-                    )
+                    logits = answer_logits(state.backbone, one, one.answer_ids[:, tokens])
                     rows = zip(numbers(logits), one.answer_ids[0][tokens], strict=True)
                     found.append(np.array([log_softmax(z)[int(y)] for z, y in rows]))
                     continue
@@ -143,6 +142,20 @@ def by_hand(state: State, batch: Batch, a: list[np.ndarray]) -> list[np.ndarray]
             found.append(log_softmax(np.concatenate(z)))
     finally:
         state.backbone = own
+    return found
+
+
+def answer_logits(backbone: Backbone, one: Batch, answer: Tensor) -> Tensor:
+    """(n, V) of the tokens of one answer (1, n), by transformers' own forward."""
+    prompt, n = one.input_ids[one.attention_mask == 1][None], answer.shape[1]
+    model: Any = backbone.model
+    assert isinstance(backbone, GenerativeBackbone)
+    if backbone.kind == "decoder":
+        found: Tensor = model(input_ids=torch.cat([prompt, answer], dim=1)).logits[0, -n - 1 : -1]
+        return found
+    start = torch.full((1, 1), backbone.start_id())
+    given = torch.cat([start, answer[:, :-1]], dim=1)
+    found = model(input_ids=prompt, decoder_input_ids=given).logits[0]
     return found
 
 

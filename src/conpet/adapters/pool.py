@@ -395,9 +395,10 @@ class Pool(nn.Module):
         self._routing = True
         try:
             with ExitStack() as parts:
-                for name in speaking:
+                soft_prompt = parts.enter_context(self.adapters.routed(routing))
+                for name in speaking:  # their logits stand behind what an adapter makes of the head
                     parts.enter_context(self._opened_tokens(name))
-                yield parts.enter_context(self.adapters.routed(routing))
+                yield soft_prompt
         finally:
             self._routing = False
 

@@ -80,11 +80,18 @@ class GenerativeBackbone(Backbone, ABC):
 
         if adapted_head:
             return of_tokens(self._logits(input_ids, attention_mask, answer, soft_prompt))
-        handle = self.head.register_forward_pre_hook(lambda _, args: of_tokens(args[0]))
+        picked: list[bool] = []
+
+        def pick(head: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
+            picked.append(args[0].dim() == 3)  # a head of another kind reads all
+            return of_tokens(args[0]) if picked[-1] else None
+
+        handle = self.head.register_forward_pre_hook(pick)
         try:
-            return self._logits(input_ids, attention_mask, answer, soft_prompt)
+            logits = self._logits(input_ids, attention_mask, answer, soft_prompt)
         finally:
             handle.remove()
+        return logits if picked == [True] else of_tokens(logits)
 
     @property
     def head(self) -> nn.Module:

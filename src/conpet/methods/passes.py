@@ -42,9 +42,6 @@ class Output:
     column: Tensor
 
 
-Block = tuple[str, Tensor, Tensor]
-
-
 @dataclass(kw_only=True)
 class Passes(ABC):
     """A backbone, the adapters beside it, and how they are run.

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from conpet.errors import ConfigError, DataError
 from conpet.methods.base import Computation, State
 from conpet.replay.pseudo import PseudoSamples, wanted
 from conpet.streams.readers import read_rows
 from conpet.types import Task
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().resolve())]
+"""A path in a run's configuration: the run goes on from wherever it is called."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -28,7 +27,7 @@ from conpet.methods.reflection import (
     attention,
     pooled,
 )
-from conpet.methods.samples import GivenSamples
+from conpet.methods.samples import AbsolutePath, GivenSamples
 from conpet.methods.tune import Tune, every_head
 from conpet.replay.dynamic import NoReplay
 from conpet.replay.pseudo import about, wanted
@@ -146,7 +145,7 @@ class SAPT(Method):
         description="what stands for old inputs: generated texts, real ones (an upper bound), or "
         "those of a file; auto: generated where the backbone writes, else real",
     )
-    pseudo_file: Path | None = Field(
+    pseudo_file: AbsolutePath | None = Field(
         default=None, description="pseudo=file: JSONL, CSV or Parquet with task, input, instruction"
     )
     pseudo_share: float = Field(
@@ -159,7 +158,9 @@ class SAPT(Method):
     )
     generator_steps: int = Field(default=300, ge=1, description="optimiser steps of a generator")
     generator_batch_size: int = Field(default=16, ge=1, description="examples of its batches")
-    generator_lr: float = Field(default=1e-3, gt=0, description="its learning rate")
+    generator_lr: float = Field(
+        default=1e-3, gt=0, description="its learning rate; soft prompts want a larger one"
+    )
     generator_tokens: int = Field(
         default=96, ge=8, description="tokens of a generated input, its end included"
     )
@@ -219,10 +220,20 @@ class SAPT(Method):
         return {ATTENTION: attention.to(state.device)}
 
     def warnings(self, state: State) -> Sequence[str]:
-        if not self.attends or self.pseudo != "auto" or state.writes:
+        if not self.attends:
             return ()
-        share = 100 * self.pseudo_share
-        return [f"its backbone cannot write: {share:g} % of the real texts are kept in the run"]
+        said = []
+        if self.pseudo == "auto" and not state.writes:
+            share = 100 * self.pseudo_share
+            said.append(
+                f"its backbone cannot write: {share:g} % of the real texts are kept in the run"
+            )
+        if not self.reflection and self.source(state) == "generated":
+            said.append(
+                "method.reflection is 0, so that no pseudo-sample is looked at, and they are "
+                "generated all the same; method.pseudo=real spares the generator"
+            )
+        return said
 
     def phases(self, state: State) -> Sequence[Phase]:
         name, n_classes = state.task.name, len(state.task.labels)

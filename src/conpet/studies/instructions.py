@@ -55,12 +55,14 @@ ARMS: dict[str, tuple[str, ...]] = {
     "conpet-static": ("conpet-static", "method.base=replay"),
     "paper-slow-attention": ("sapt", "method.attention_lr=5e-4", REAL),
     "paper": ("sapt", REAL),
+    "paper-no-reflection": ("sapt", REAL, "method.reflection=0"),
     "sapt-prompt": ("sapt-prompt", SELECTING, REAL, "train.lr=5e-2", "method.attention_lr=5e-3"),
     "per-task-prompt": ("per-task", "adapter.kind=prompt", "train.lr=5e-2"),
 }
 """What is compared on instruction tasks: its name, then the method and its words. In ``sapt`` the
 attention is pulled to the new key as well; ``paper`` has the two losses of the paper alone, and the
-attention its learning rate; ``paper-slow-attention`` gives the attention a tenth of that. Only
+attention its learning rate; ``paper-slow-attention`` gives the attention a tenth of that.
+``no-reflection`` leaves the pull to the newest key alone, ``paper-no-reflection`` nothing. Only
 ``sapt`` generates its pseudo-samples; the others of its kind are held against ``real-samples``."""
 
 

@@ -117,3 +117,22 @@ def test_two_speakers_are_refused(pool: Pool) -> None:
         pass
     with pool.routed(Routing(("writer", "silent"), torch.ones(1, 2))):
         pass
+
+
+def test_they_stand_behind_what_an_adapter_makes_of_the_head(backbone: GenerativeBackbone) -> None:
+    pool = Pool(backbone, rank=2, alpha=4, targets=["lm_head"])
+    pool.add("writer", seed=3, n_tokens=2)
+    g = torch.Generator().manual_seed(5)
+    own = {k: torch.randn(t.shape, generator=g) for k, t in pool.tensors("writer").items()}
+    pool.load_tensors("writer", own)
+    ids, answer = torch.tensor([[3, 4, 5], [6, 7, 8]]), torch.tensor([[9, 1], [10, 1]])
+    given = ids, torch.ones_like(ids), answer
+    with torch.no_grad():
+        with pool.routed(routed("writer", 2)):
+            found = backbone.answer_logits(*given, adapted_head=True)
+        head: Any = backbone.head
+        product = own["lm_head.B"] @ own["lm_head.A"]
+        head.weight = torch.nn.Parameter(head.weight + 2 * product, requires_grad=False)
+        merged = backbone.answer_logits(*given)
+    torch.testing.assert_close(found[:, :-2], merged, rtol=1e-4, atol=1e-4)
+    assert found.shape == (4, merged.shape[1] + 2)

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import (
+    LogitsProcessor,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
+)
 
 from conpet.backbones import embedded
-from conpet.backbones.generative import GenerativeBackbone, on_the_left
+from conpet.backbones.generative import GenerativeBackbone, Seq2SeqLM, on_the_left
 from conpet.backbones.loading import load_backbone
 from conpet.encoding.encode import Encoder
 from conpet.errors import ConfigError
@@ -64,6 +68,30 @@ def test_logits_of_an_answer_depend_on_no_padding_and_no_neighbour(
     handle.remove()
     assert read[1] == together.numel() < read[0]
     torch.testing.assert_close(together, whole, rtol=0, atol=2e-5)
+
+
+def test_a_head_that_reads_other_shapes_reads_all() -> None:
+    """ProphetNet hands its head states of all n-gram streams, four dimensions."""
+    config = ProphetNetConfig(
+        vocab_size=64,
+        hidden_size=16,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        num_encoder_attention_heads=2,
+        num_decoder_attention_heads=2,
+        ngram=2,
+    )
+    tokenizer = tiny_t5(generative=True).tokenizer
+    config.vocab_size = len(tokenizer)
+    backbone = Seq2SeqLM("prophet", ProphetNetForConditionalGeneration(config), tokenizer)
+    ids, mask = padded_rows(*PROMPTS)
+    answer, _ = padded_rows(*ANSWERS, fill=NO_TOKEN)
+    found = backbone.answer_logits(ids, mask, answer)
+    assert found.shape == (sum(map(len, ANSWERS)), config.vocab_size)
+    whole = backbone.answer_logits(ids, mask, answer, adapted_head=True)
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-6)
 
 
 def test_what_is_written_is_the_likeliest_token_at_every_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from conpet.methods.per_task import PerTask
 from conpet.methods.replay import ExperienceReplay
 from conpet.methods.sequential import Sequential
 from conpet.methods.tune import SHARED, Tune
-from conpet.objectives.generate import mean_log_prob
+from conpet.objectives.generate import answer_loss, mean_log_prob
 from conpet.registry import METHODS
 from conpet.replay.base import Replay
 from conpet.replay.dynamic import DynamicReplay
@@ -28,6 +29,7 @@ from conpet.replay.memory import Budget, MemoryReplay
 from conpet.routing.base import single
 from conpet.testing import synthetic_stream, teach, tiny_llama, tiny_state, tiny_t5
 from conpet.testing.instruction import instruction_stream
+from conpet.types import NO_TOKEN, Routing
 
 STREAM = instruction_stream(3, train=16)
 WRITERS = [name for name in METHODS if "text" in METHODS.load(name).answers]
@@ -49,6 +51,36 @@ def log_prob(state: State, rows: np.ndarray, adapter: str) -> float:
     with torch.no_grad():
         found = state.answer_log_probs(batch, single(adapter, len(batch), state.device))
     return float(mean_log_prob(found, batch.answer_ids).mean())
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_t5])
+def test_an_adapter_of_the_head_trains_on_the_tokens_of_answers(make: Any) -> None:
+    backbone = make(generative=True)
+    state = tiny_state(STREAM.tasks[0], backbone=backbone, rank=2, alpha=2, targets=["lm_head"])
+    state.pool.add("a", seed=1)
+    batch = state.batch(state.task.train[:3])
+    answer_ids = batch.answer_ids.clone()
+    answer_ids[1, 1:] = NO_TOKEN  # one is shorter
+    batch = replace(batch, answer_ids=answer_ids)
+    own = dict(state.pool.parameters_of("a"))
+    optimiser = torch.optim.SGD(own.values(), lr=1.0)
+    for _ in range(2):  # B is zero at first
+        optimiser.zero_grad()
+        routing = single("a", 3, state.device)
+        loss = answer_loss(state.answer_log_probs(batch, routing), batch.answer_ids)
+        loss.backward()
+        before = {name: p.detach().clone() for name, p in own.items()}
+        optimiser.step()
+    head: Any = backbone.head
+    plain = head.weight
+    head.weight = torch.nn.Parameter(plain + before["lm_head.B"] @ before["lm_head.A"])
+    nothing = Routing((), torch.zeros(3, 0))
+    other = answer_loss(state.answer_log_probs(batch, nothing), batch.answer_ids)
+    other.backward()
+    torch.testing.assert_close(loss, other, rtol=0, atol=1e-5)
+    expected = head.weight.grad @ before["lm_head.A"].T
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(own["lm_head.B"].grad, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_these_methods_write() -> None:

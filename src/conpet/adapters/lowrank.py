@@ -209,7 +209,8 @@ class LowRank(nn.Module):
         Dense, A (n * r, d_in) and B^T (n * r, d_out): all rows through all n adapters. Gathered,
         (B, k * r, d_in) and (B, k * r, d_out): each row through its own k.
         """
-        a, bt = a.to(total.dtype), bt.to(total.dtype)
+        # Row by row, as frozen ones lie: the gradient of a transposed B takes four times as long.
+        a, bt = a.to(total.dtype), bt.to(total.dtype).contiguous()
         gathered = a.dim() == 3
         u = torch.bmm(z, a.transpose(1, 2)) if gathered else F.linear(z, a)
         if self.activation is not None:

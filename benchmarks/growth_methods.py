@@ -63,7 +63,10 @@ JUDGED = {
     "conpet-static": ["method=conpet-static"],
     "sapt": ["method=sapt", "method.top_k=2", "method.train_top_k=true"],
 }
-TOLD = ("replay", "emar", "crl", "ewc", "lwf", "lda", "epi", "l2p", "o-lora")
+TOLD = (
+    *("sequential", "replay", "emr", "ea-emr", "emar", "crl", "ewc", "lwf", "seq-star"),
+    *("latent-replay", "lda", "epi", "l2p", "o-lora", "progprompt"),
+)
 """Methods without a goal; asked for by name. Those of one adapter cost what conpet-static does, but
 for what they compute over all classes; o-lora adds all adapters up, and grows."""
 METHODS = JUDGED | {name: [f"method={name}"] for name in TOLD}

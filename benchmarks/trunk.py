@@ -34,25 +34,27 @@ from working_state import EqualTasks, build
 
 from conpet.api.asking import Inputs
 from conpet.backbones.loading import load_backbone
+from conpet.methods.base import State
 from conpet.runtime import resolve_precision
 from conpet.streams import load_stream
 
 OVER_ALL, OVER_PLAIN = 0.556, 0.769  # goals of the upper half: 1.8 and 1.3 times as fast
-FORWARDS = 1.6  # and the goal of its answers
-DIFFERENT = 4  # batches, again and again
+DIFFERENT = 4  # batches of texts that are answered, again and again
+EPOCH = 12  # batches of a step: their passes are more than what is at hand in memory
 TASKS, TEXTS = 8, 64  # of the answers
-ALL, HALF, QUARTER = "all layers", "upper half", "upper quarter"
+ALL, HALF, THIRD = "all layers", "upper half", "upper third"
+FORWARDS = {HALF: 1.6, ALL: 2.1}  # goals of the answers, in plain forwards
 PLAIN, ANEW = "upper half, as one backbone", "upper half, computed anew"
 Compared = dict[str, dict[str, Any]]
 
 
 def arms(layers: int) -> dict[str, list[str]]:
     """The settings of each way to place adapters in a backbone of so many layers."""
-    half, quarter = (f"adapter.layers={-(-layers // part)}" for part in (2, 4))
+    half, third = (f"adapter.layers={-(-layers // part)}" for part in (2, 3))
     return {
         ALL: [],
         HALF: [half],
-        QUARTER: [quarter],
+        THIRD: [third],
         PLAIN: [half, "backbone.keep_trunk=false"],
         ANEW: [half, "backbone.trunk_gib=0"],
     }
@@ -69,6 +71,7 @@ def steps(
     with tempfile.TemporaryDirectory() as parent:
         taking: dict[str, Callable[[int], object]] = {}
         losses: dict[str, Tensor] = {}
+        states: dict[str, State] = {}
         for i, (way, words) in enumerate(ways.items()):
             words = ["method=conpet-dynamic", f"backbone={args.backbone}", *words]
             run = begin_run(Path(parent, str(i)), [*words, f"precision={precision}"])
@@ -76,22 +79,37 @@ def steps(
             run.store.load_checkpoint(run.state, task.name)  # as a run does that begins to learn
             one = PhaseSteps(run, run.method.phases(run.state)[0])
             batches = one.phase.batches(run.state, 0)
-            n = min(len(batches), DIFFERENT)
+            n = min(len(batches), EPOCH)
             losses[way] = one.phase.loss(run.state, batches[0])["adapter"].detach()
             taking[way] = lambda i, one=one, batches=batches, n=n: one.take(batches, i % n)
+            states[way] = run.state
         torch.testing.assert_close(losses[HALF], losses[PLAIN], rtol=1e-3, atol=1e-3)
         taken = alternate(taking, args.rounds, warm_up=n)
+        last = n + args.rounds
+        for way, kept in ((HALF, True), (ANEW, False)):
+            check_passes(
+                states[way], partial(taking[way], last), len(batches[last % n]["task"]), kept
+            )
     where = f"{length} texts, {precision}"
     return {
         f"training step, {way}, over {under}, {where}": beside(taken, way, under, goal)
         for way, under, goal in (
             (HALF, ALL, OVER_ALL),
             (HALF, PLAIN, OVER_PLAIN),
-            (QUARTER, ALL, None),
+            (THIRD, ALL, None),
             (PLAIN, ALL, None),
             (ANEW, PLAIN, None),
         )
     }
+
+
+def check_passes(state: State, step: Callable[[], object], texts: int, kept: bool) -> None:
+    """That a step on so many texts computes what it is said to: all layers, or the upper ones."""
+    assert state.trunk is not None
+    before = state.passes
+    step()
+    share = (state.passes - before) / texts
+    assert share == (1 - state.trunk.share if kept else 1), f"it took {share} of the passes"
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
@@ -111,7 +129,7 @@ def answers(ways: Mapping[str, Sequence[str]], args: argparse.Namespace) -> Comp
     different = [many[i::DIFFERENT] for i in range(DIFFERENT)]  # none is at hand from the last call
     actions: dict[str, Callable[[int], object]] = {}
     with tempfile.TemporaryDirectory() as parent:
-        for i, way in enumerate((ALL, HALF, QUARTER)):
+        for i, way in enumerate((ALL, HALF, THIRD)):
             folder = Path(parent, str(i))
             words = [f"backbone={args.backbone}", f"precision={args.precision}", *ways[way]]
             build(folder, TASKS, EqualTasks(2, 1, 1), words)
@@ -124,10 +142,8 @@ def answers(ways: Mapping[str, Sequence[str]], args: argparse.Namespace) -> Comp
         )
         taken = alternate(actions, args.rounds, warm_up=DIFFERENT)
     return {
-        f"answers to {TEXTS} texts, {way}, over {bare}": beside(
-            taken, way, bare, FORWARDS if way == HALF else None
-        )
-        for way in (HALF, QUARTER, ALL)
+        f"answers to {TEXTS} texts, {way}, over {bare}": beside(taken, way, bare, FORWARDS.get(way))
+        for way in (HALF, THIRD, ALL)
     }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from conpet.encoding.encode import TokenStore, length_buckets
 from conpet.encoding.encoder import Encoder
+from conpet.errors import ConfigError
 from conpet.methods.base import Computation, LossTerms, State, Step
 from conpet.methods.pairs import (
     Pair,
@@ -67,9 +68,26 @@ class Scribe:
         end = self._encoder.end_id
         assert end is not None  # else no answer could be encoded
         return [
-            (ask, [*x[: self._most - len(self.mark) - len(y) - 1], *self.mark, *y, end])
+            (ask, [*x[: self._room(y)], *self.mark, *y, end])
             for ask, x, y in zip(asked, inputs, answers, strict=True)
         ]
+
+    def check_room(self, tasks: Sequence[Task], shortest: int) -> None:
+        """ConfigError where an answer leaves no room for the shortest input that is kept."""
+        for task in tasks:
+            answers = self._ids([example.answers[0] for example in task.train])
+            left = min(self._room(ids[: self._most // 2]) for ids in answers)
+            if left < shortest:
+                raise ConfigError(
+                    f"method.generator_tokens is {self._most}; behind an input of task "
+                    f"'{task.name}' come a mark of {len(self.mark)} tokens and its answer, which "
+                    f"leave it {max(left, 0)}, and an input that is kept has {shortest} words "
+                    "or more; raise generator_tokens"
+                )
+
+    def _room(self, answer: Sequence[int]) -> int:
+        """Tokens of an input beside its answer, the mark and the end."""
+        return self._most - len(self.mark) - len(answer) - 1
 
     def read(self, ids: Sequence[int]) -> tuple[str, str] | None:
         """Input and answer of what was written; None unless the mark parts it in exactly two."""

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from conpet.methods.base import Phase, State
-from conpet.methods.lessons import Lifelong, WriteExamples
+from conpet.methods.lessons import Lifelong, Scribe, WriteExamples
 from conpet.methods.pairs import Recipe, check_length
 from conpet.methods.samples import GivenSamples
 from conpet.methods.tune import SHARED, OneAdapter
@@ -91,6 +91,7 @@ class LFPT5(OneAdapter):
 
     def check_tasks(self, state: State, tasks: Sequence[Task]) -> None:
         check_length(state, self.recipe)
+        Scribe(state, self.recipe).check_room(tasks, self.generator_shortest)
 
     def phases(self, state: State) -> Sequence[Phase]:
         how = ("adapter", state.spec, SHARED, "shared", 0, NoReplay())

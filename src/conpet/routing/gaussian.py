@@ -52,13 +52,12 @@ def add_classes(
 def covariance(scatter: Tensor, count: Tensor, shrinkage: float) -> Tensor:
     """Sigma = (1 - g) S + g tr(S)/d I, (d, d), with S = scatter / count and g the shrinkage.
 
-    Where S is zero (one example a class) Sigma is g I.
+    Where S is zero (one example a class) Sigma is I, whatever g is.
     """
     s = scatter / count
     d = s.shape[0]
-    spread = float(s.trace()) / d or 1.0
-    sphere = spread * torch.eye(d, dtype=s.dtype)
-    return (1 - shrinkage) * s + shrinkage * sphere
+    spread, sphere = float(s.trace()) / d, torch.eye(d, dtype=s.dtype)
+    return (1 - shrinkage) * s + shrinkage * spread * sphere if spread else sphere
 
 
 def discriminant(mean: Tensor, sigma: Tensor, *, singular: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """What the study ``comparison`` compares: every registered method, and named variants of some.
 
-On classes all have the words of the size. Methods with a memory keep five exemplars a class and
-take as many batches an epoch as dynamic replay; ``joint`` has four times the epochs, which makes
-its steps about those of conpet-dynamic. On instruction tasks all have the words of the study
-``sapt``.
+On classes all have the words of the size, and in each phase as many steps as its epochs of dynamic
+replay are, in at most twice the epochs. Methods with a memory keep five exemplars a class;
+``joint`` has four times the epochs, which makes its steps about those of conpet-dynamic. On
+instruction tasks all have the words of the study ``sapt``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from conpet.errors import ConfigError
 from conpet.registry import METHODS, STREAMS
 from conpet.studies.base import Cell, Labels, Plan
 from conpet.studies.claim import BASES, MEMORY
-from conpet.studies.instructions import ANALYTIC, ARMS, SELECTING, instruction_cell
+from conpet.studies.instructions import ANALYTIC, ARMS, REAL, SELECTING, instruction_cell
 from conpet.studies.made_up import MADE_UP
 from conpet.studies.sizes import DYNAMIC
 
@@ -30,9 +30,10 @@ JOINT_EPOCHS = 4
 """Epochs of ``joint`` for each of the others', on classes."""
 BOUNDS = ("joint", "per-task", "per-task-prompt", "sequential")
 PROMPT = "adapter.kind=prompt"
+FROM_SELECTOR = "method.start=selector"
 
 ON_CLASSES: Mapping[str, Words] = {
-    "conpet-dynamic": (*DYNAMIC, "method.start=selector"),
+    "conpet-dynamic": (*DYNAMIC, FROM_SELECTOR),
     "sapt": (SELECTING,),
     "sapt-prompt": (SELECTING,),
     "replay": MEMORY,
@@ -69,6 +70,9 @@ def arms(text: bool) -> dict[str, Words]:
     for name in ("conpet-dynamic", "sapt"):
         if has_option(name, "router"):
             found[f"{name}-analytic"] = (name, ANALYTIC)
+    if FROM_SELECTOR in own.get("conpet-dynamic", ()):  # no closed form has adapters like this
+        fresh = tuple(word for word in own["conpet-dynamic"] if word != FROM_SELECTOR)
+        found["conpet-dynamic-fresh"] = ("conpet-dynamic", *fresh)
     found["sapt-prompt"] = ("sapt-prompt", *own["sapt-prompt"])
     if has_option("progprompt", "task_id"):
         found["progprompt-task-id"] = ("progprompt", *_kind("progprompt"), "method.task_id=true")
@@ -130,14 +134,21 @@ def cell_of(plan: Plan, words: Words, labels: Labels, order: Words = ()) -> Cell
             words = tuple(w for w in words if not w.startswith("method.steps="))
         return instruction_cell(plan, labels, words, order=order)
     method, *own = words
+    epochs, batches = _of_size(plan, "train.epochs"), _of_size(plan, "replay.batch_limit") * 8 // 10
+    alike = [f"train.epochs={2 * epochs}", f"train.max_steps={epochs * batches}"]
     if method == "joint":
-        own = [f"train.epochs={JOINT_EPOCHS * _epochs(plan)}", *own]
-    return plan.cell(method, labels, *own, stream=(f"stream={plan.stream}", *order))
+        alike = [f"train.epochs={JOINT_EPOCHS * epochs}"]
+    return plan.cell(method, labels, *alike, *own, stream=(f"stream={plan.stream}", *order))
 
 
-def _epochs(plan: Plan) -> int:
-    """Those that the size gives to all methods."""
-    return next(int(w.partition("=")[2]) for w in plan.size.words if w.startswith("train.epochs="))
+def keeps_texts(arm: str) -> bool:
+    """Whether it keeps real old inputs although it could generate them."""
+    return REAL in arms(text=True).get(arm, ())
+
+
+def _of_size(plan: Plan, key: str) -> int:
+    """What the size gives to all methods."""
+    return next(int(w.partition("=")[2]) for w in plan.size.words if w.startswith(f"{key}="))
 
 
 def refusal(plan: Plan, arm: str, cell: Cell) -> str | None:

@@ -12,7 +12,17 @@ from conpet.errors import ConfigError, did_you_mean
 from conpet.evaluation.collect import RunRecord
 from conpet.evaluation.continual import backward_transfer
 from conpet.registry import STREAMS
-from conpet.studies.arms import BOUNDS, Words, alone, answers_in_text, arms, cell_of, refusal, told
+from conpet.studies.arms import (
+    BOUNDS,
+    Words,
+    alone,
+    answers_in_text,
+    arms,
+    cell_of,
+    keeps_texts,
+    refusal,
+    told,
+)
 from conpet.studies.base import Cell, Labels, Plan, Row, Rows, Study, name_of_stream
 from conpet.studies.made_up import MADE_UP, prepare
 from conpet.studies.say import UNKNOWN, distinct, gap, mean, numbers, pick, say
@@ -144,6 +154,7 @@ def figure(rows: Rows, arm: str, head: str) -> str:
 
 def _remarks(arm: str, runs: Rows, failed: Rows) -> str:
     words = ["told the task"] if told(arm) else []
+    words += ["keeps real old inputs"] if keeps_texts(arm) else []
     words += [f"runs of study {name}" for name in distinct(runs, "origin")]
     words += [f"seed {row['seed']}: {_flat(row['reason'])}" for row in failed]
     return "; ".join(words)
@@ -187,7 +198,8 @@ def text(rows: Rows) -> Iterator[str]:
     if bounds:
         yield f"Bounds: {scores(bounds)}."
     for name in ("conpet-dynamic", "sapt"):
-        trained, free = pick(runs, arm=name), pick(runs, arm=f"{name}-analytic")
+        trained, free = pick(runs, arm=f"{name}-fresh"), pick(runs, arm=f"{name}-analytic")
+        trained = trained or pick(runs, arm=name)  # both with adapters that begin alike
         if trained and free:
             parts = {SCORE: "average score", "selector_accuracy": "routing", "steps": "steps"}
             told_ = [f"{title} {gap(free, trained, key)}" for key, title in parts.items()]

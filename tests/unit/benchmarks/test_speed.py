@@ -181,8 +181,8 @@ def test_trunk_compares_adapters_in_fewer_layers() -> None:
     assert goals[step.format("all layers")] == pytest.approx(1 / 1.8, abs=1e-3)
     assert goals[step.format("upper half, as one backbone")] == pytest.approx(1 / 1.3, abs=1e-3)
     assert goals["answers to 64 texts, upper half, over plain forwards"] == 1.6
-    assert document["settings"]["ways"]["upper quarter"] == ["adapter.layers=1"]
-    assert goals["training step, upper quarter, over all layers, short texts, fp32"] is None
+    assert document["settings"]["ways"]["upper third"] == ["adapter.layers=1"]
+    assert goals["training step, upper third, over all layers, short texts, fp32"] is None
 
 
 def test_a_stream_is_learned_in_both_ways() -> None:

@@ -139,6 +139,19 @@ def test_a_class_of_one_example_leaves_no_nan(method: EPI) -> None:
     assert bool(scores.isfinite().all())
 
 
+def test_single_examples_alone_are_told_apart_by_distance() -> None:
+    """Nothing is known of a covariance, and nothing is shrunk: the nearest one."""
+    singles = []
+    for task in STREAM.tasks:
+        firsts = [next(e for e in task.train if e.label == label) for label in task.labels]
+        singles.append(replace(task, train=tuple(firsts)))
+    method = EPI(shrinkage=0.0, weigh="classes")
+    state = taught(method, *singles)
+    batch = state.batch(np.concatenate([task.train for task in state.history]))
+    routed = method.route(state, batch).weights.argmax(dim=1)
+    assert torch.equal(routed, batch.task), "each lies on its own mean"
+
+
 def test_a_task_of_a_single_example_is_routed_to() -> None:
     label = STREAM.tasks[2].labels[0]
     only = tuple(e for e in STREAM.tasks[2].train if e.label == label)[:1]

@@ -201,6 +201,12 @@ def test_a_backbone_must_have_room_to_write(tmp_path: Path) -> None:
         fit(STREAM, out=tmp_path / "a", method__generator_tokens=250, **how)
 
 
+def test_an_input_needs_room_beside_its_answer(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"method": "lfpt5", "backbone": "tiny-t5"}
+    with pytest.raises(ConfigError, match="generator_tokens is 8; .* leave it 0, .* has 3 words"):
+        fit(STREAM, out=tmp_path / "a", method__generator_tokens=8, **how)
+
+
 def test_other_adapters_are_refused_and_its_own_need_not_be_named() -> None:
     config = load_config(None, method="lfpt5", stream="superni")
     assert (config.adapter.kind, config.adapter.position) == ("prompt", "after")

@@ -149,22 +149,26 @@ def small(*names: str) -> Study:
     return replace(STUDY, grid=grid)
 
 
+def _nothing(_: Plan) -> None:
+    pass
+
+
 def test_runs_and_rows_of_another_study_are_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``sequential`` of study sapt on classes has the words of ours: its run counts, and where the
-    run is gone its row; ``lda`` is in no other study, and an arm that cannot learn has a line."""
+    """``sequential`` of study sapt is given the words of ours: its run counts, and where the run is
+    gone its row; ``lda`` is in no other study, and an arm that cannot learn has a line."""
     monkeypatch.chdir(tmp_path)
-    sapt = load_study("sapt")
+    sapt, ours = load_study("sapt"), STUDY.plan("tiny", threads=1)
     plan = sapt.plan("tiny", threads=1)
+    (twin,) = small("sequential").grid(ours)
+    labels = {"stream": "classes", "arm": "sequential", "seed": 1}
     there = replace(
-        sapt,
-        grid=lambda p: [c for c in sapt.grid(p) if c.name == "classes-sequential-1"],
-        probes=lambda p: (),
+        sapt, grid=lambda _: [replace(twin, labels=labels)], probes=lambda _: (), prepare=_nothing
     )
+    monkeypatch.setattr("conpet.studies.conduct.load_study", {"sapt": there}.__getitem__)
     assert conduct(there, plan).failures == ()
     lines: list[str] = []
-    ours = STUDY.plan("tiny", threads=1)
     done = conduct(small("lda", "sequential"), ours, tell=lines.append)
     assert done.failures == () and "1 rows are those of study sapt" in lines
     assert done.document is not None

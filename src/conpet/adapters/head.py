@@ -55,17 +55,11 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, d) of any float dtype -> (B, C) fp32."""
-        return joined([self], features)
+        return logits_of(self.weight, self.bias, features)
 
 
-def joined(heads: Sequence[Head], features: Tensor) -> Tensor:
-    """(B, d) of any float dtype -> (B, sum of C) fp32: the logits of all heads side by side, in one
-    product."""
-    weight: Tensor = heads[0].weight
-    bias: Tensor = heads[0].bias
-    if len(heads) > 1:
-        weight = torch.cat([head.weight for head in heads])
-        bias = torch.cat([head.bias for head in heads])
+def logits_of(weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
+    """(B, d) of any float dtype -> (B, C) fp32, by W (C, d) and b (C,)."""
     with _fp32(features.device):
         return F.linear(features.float(), weight, bias)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conpet.adapters.base import KINDS, LAYERED, AdaptableBackbone, AdapterKind, KindName, Placement
 from conpet.adapters.bottleneck import bottleneck as bottleneck_adapters
 from conpet.adapters.full import Full
-from conpet.adapters.head import Head
+from conpet.adapters.head import Head, logits_of
 from conpet.adapters.lora import lora
 from conpet.adapters.lowrank import LowRank
 from conpet.adapters.prefix import Prefix
@@ -106,6 +106,7 @@ class Pool(nn.Module):
             )
         self._records: dict[str, _Record] = {}
         self._unread: set[str] = set()
+        self._joined: tuple[tuple[str, ...], Tensor, Tensor] | None = None
         self._heads = nn.ModuleDict()
         self._tokens = nn.ModuleDict()
         self._routing = False
@@ -216,6 +217,7 @@ class Pool(nn.Module):
         """Make a frozen adapter and its head live again, from the same weights."""
         record = self._fetch(name)
         if not record.live:
+            self._joined = None
             self.adapters.thaw(name)
             self._parts_require_grad(name, True)
             record.live, record.saved, record.digest = True, False, None
@@ -224,6 +226,7 @@ class Pool(nn.Module):
         """Forget an adapter and its head; with kind ``full``, the pretrained weights come back."""
         if self._record(name).read is None:
             self.adapters.remove(name)
+        self._joined = None
         self._unread.discard(name)
         for parts in (self._heads, self._tokens):
             if _key(name) in parts:
@@ -271,6 +274,25 @@ class Pool(nn.Module):
         head = self._heads[key]
         assert isinstance(head, Head)
         return head
+
+    def logits(self, names: Sequence[str], features: Tensor) -> Tensor:
+        """(B, sum of C) fp32: what the heads of adapters make of features (B, d), side by side.
+
+        Those of frozen adapters are one product, from a matrix that is kept until one changes.
+        """
+        n = next((i for i, name in enumerate(names) if self.is_live(name)), len(names))
+        found = [self.head(name)(features) for name in names[n:]]
+        if n:
+            found.insert(0, logits_of(*self._frozen_heads(tuple(names[:n])), features))
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+
+    def _frozen_heads(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """W (sum of C, d) and b of several heads."""
+        if self._joined is None or self._joined[0] != names:
+            heads = [self.head(name) for name in names]
+            weight = torch.cat([head.weight.detach() for head in heads])
+            self._joined = names, weight, torch.cat([head.bias.detach() for head in heads])
+        return self._joined[1:]
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         """The ids of the tokens that the adapter added, behind those of the backbone."""
@@ -321,6 +343,7 @@ class Pool(nn.Module):
         record.saved, record.digest = False, None
 
     def _fill(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self._joined = None
         own = self._storage(name)
         shapes = {key: tuple(tensor.shape) for key, tensor in own.items()}
         check_shapes(tensors, shapes, what=f"adapter '{name}'")

@@ -55,6 +55,7 @@ def answer(
     """
     memo = memo or AnswerMemo()
     answers: list[Answer] = []
+    labels = state.labels
     for batch in batches:
         seen = batch if method.needs_task_id else batch.without_answers()
         routing = method.route(state, seen)
@@ -65,7 +66,7 @@ def answer(
                 oracle = _written_oracle(state, method, batch, routing, texts, memo)
         else:
             scores = method.scores(state, seen, routing)  # (B, C)
-            texts = _classes(state, scores)
+            texts = _classes(labels, scores)
             if with_oracle:
                 oracle = _oracle(state, method, batch, routing, scores)
         answers += [
@@ -82,9 +83,8 @@ def answer(
     return answers
 
 
-def _classes(state: State, scores: Tensor) -> list[Text]:
+def _classes(labels: Sequence[str], scores: Tensor) -> list[Text]:
     """The best class of each row of scores (B, C), and its probability."""
-    labels = state.labels
     score, column = scores.max(dim=1)
     return [(labels[c], p) for c, p in zip(column.tolist(), score.exp().tolist(), strict=True)]
 
@@ -187,12 +187,14 @@ def ranked(routing: Routing) -> list[tuple[str, ...]]:
     """
     weights = routing.weights
     even = (weights == weights[:, :1]).all(dim=1) & (len(routing.names) > 1)
-    order = weights.argsort(dim=1, descending=True, stable=True).tolist()
-    active = ((weights != 0) & ~even[:, None]).tolist()
-    return [
-        tuple(routing.names[j] for j in columns if on[j] and not routing.names[j].startswith("@"))
-        for columns, on in zip(order, active, strict=True)
-    ]
+    example, column = ((weights != 0) & ~even[:, None]).nonzero(as_tuple=True)
+    found: list[list[tuple[float, int]]] = [[] for _ in weights]  # few of many
+    for i, j, weight in zip(
+        example.tolist(), column.tolist(), weights[example, column].tolist(), strict=True
+    ):
+        if not routing.names[j].startswith("@"):
+            found[i].append((-weight, j))
+    return [tuple(routing.names[j] for _, j in sorted(pairs)) for pairs in found]
 
 
 def by_weight(routing: Routing) -> list[dict[str, float]]:

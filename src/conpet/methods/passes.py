@@ -84,10 +84,14 @@ class Passes(ABC):
     # How batches are cut -------------------------------------------------------------------------
 
     def cut(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Positions of texts to be answered, in batches of similar length that fit the token
-        budget; where answers are written, each of their tokens is a pass."""
+        """Positions of texts to be answered, in batches that fit the token budget.
+
+        Where answers are written they are of similar length, and each token is a pass. Else they
+        are few, so that heads are asked once: a batch is cut into its passes when it is run.
+        """
         answer = self.decoding.max_new_tokens if self.writes else 0
-        yield from self._cut(lengths, self.pool.prompt_length + answer, passes=1 + answer)
+        passes = 1 + answer if self.writes else len(lengths)
+        yield from self._cut(lengths, self.pool.prompt_length + answer, passes=passes)
 
     def parts(self, batch: Batch, routing: Routing, behind: int = 0) -> list[Tensor]:
         """The places in a batch of the examples of each pass that it takes, with what the routing

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from conpet.adapters.head import each
 from conpet.encoding.encode import EncodedTask, TokenStore
 from conpet.methods.passes import Passes
-from conpet.objectives.classify import ReadOut, side_by_side
+from conpet.objectives.classify import NULL_LOGIT, ReadOut, side_by_side
 from conpet.replay.base import FeatureKind, Replay, Rows
 from conpet.replay.logits import LogitCache
 from conpet.replay.pseudo import PseudoSamples
@@ -90,6 +91,7 @@ class State(Passes):
     pseudo: dict[str, PseudoSamples] = field(default_factory=dict)
     _by_row: np.ndarray = field(default_factory=lambda: np.full((2, 0), -1), repr=False)
     _indexed: int = field(default=0, repr=False)
+    _labels: tuple[EncodedTask | None, tuple[str, ...]] = field(default=(None, ()), repr=False)
 
     # What is known of the classes and tasks ------------------------------------------------------
 
@@ -105,7 +107,10 @@ class State(Passes):
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes seen so far, in learning order: the columns of every score."""
-        return tuple(label for task in self.history for label in task.labels)
+        newest = self.history[-1] if self.history else None
+        if self._labels[0] is not newest or len(self._labels[1]) != self.n_classes:
+            self._labels = newest, tuple(label for task in self.history for label in task.labels)
+        return self._labels[1]
 
     @property
     def n_classes(self) -> int:
@@ -165,8 +170,9 @@ class State(Passes):
         shape = (len(batch), self.n_classes)
         if routing.combine != "expand":
             output = self.forward(batch, routing)
-            head = self.pool.head(routing.names[0])
-            return side_by_side([head(output.features)], [output.example], [0], shape)
+            logits: Tensor = self.pool.head(routing.names[0])(output.features)
+            missing = shape[1] - logits.shape[1]
+            return functional.pad(logits, (0, missing), value=NULL_LOGIT) if missing else logits
         live = [name for name in routing.names if self.pool.is_live(name)]
         blocks: list[Block] = []
         if live:

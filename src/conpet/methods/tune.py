@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conpet.adapters.head import joined
 from conpet.methods.base import (
     Computation,
     LossTerms,
@@ -154,7 +153,7 @@ def add_teacher(state: State, of: str) -> None:
 
 def every_head(state: State, features: Tensor) -> Tensor:
     """(B, C) logits: the heads of all tasks side by side, on the same features (B, d)."""
-    return joined([state.pool.head(task.name) for task in state.history], features)
+    return state.pool.logits(state.task_names, features)
 
 
 def drawn(state: State, replay: Replay, name: str, batch_size: int, epoch: int) -> list[Rows]:

@@ -74,8 +74,11 @@ class SharedAttention(nn.Module):
         return own | {"key": self.keys[_of(name)]}
 
     def logits(self, pooled: Tensor, names: Sequence[str]) -> Tensor:
-        """(N, T) k_i . f(e) / temperature, of pooled embeddings e (N, d)."""
-        keys = torch.stack([self.keys[_of(name)] for name in names])
+        """(N, T) k_i . f(e) / temperature, of pooled embeddings e (N, d). Of the keys the last one
+        alone has a gradient: those before it are frozen."""
+        own = dict(self.keys.named_parameters())  # one look, however many there are
+        old = [own[_of(name)].detach() for name in names[:-1]]
+        keys = torch.stack([*old, own[_of(names[-1])]])
         scores: Tensor = self.projection(pooled) @ keys.T / self.temperature
         return scores
 

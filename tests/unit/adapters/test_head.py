@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from conpet.adapters.head import Head
+from conpet.adapters.pool import Pool
 from conpet.errors import ConfigError
+from conpet.testing import tiny_bert
 
 
 def test_growth_keeps_old_rows_bitwise_and_old_logits() -> None:
@@ -54,3 +56,37 @@ def test_logits_are_fp32_under_autocast_and_from_bf16_features() -> None:
         logits = head(features)
     assert logits.dtype == torch.float32 and torch.equal(logits, head(features))
     assert head(features.bfloat16()).dtype == torch.float32
+
+
+def test_heads_side_by_side_are_those_of_now() -> None:
+    """Frozen ones lie in one matrix until one of them changes, a live one is as it is."""
+    pool = Pool(tiny_bert(), rank=2)
+    names = ["a", "b", "c"]
+    for i, name in enumerate(names):
+        pool.add(name, seed=i, n_classes=i + 1)
+    features = torch.randn(4, pool.backbone.hidden_size, requires_grad=True)
+
+    def check() -> None:
+        found = pool.logits(names, features)
+        apart = torch.cat([pool.head(name)(features) for name in names], dim=1)
+        torch.testing.assert_close(found, apart, rtol=0, atol=1e-6)
+
+    check()
+    pool.freeze("a")
+    pool.freeze("b")
+    check()
+    pool.logits(names, features).sum().backward()
+    assert features.grad is not None and pool.head("c").weight.grad is not None
+    assert pool.head("a").weight.grad is None
+    tensors = pool.tensors("b")
+    pool.load_tensors("b", {key: tensor + 1 for key, tensor in tensors.items()})
+    check()
+    pool.thaw("a")
+    with torch.no_grad():
+        pool.head("a").weight.mul_(2)
+    check()
+    pool.freeze("a")
+    check()
+    pool.remove("b")
+    pool.add("b", seed=9, n_classes=2)
+    check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from conpet.backbones.generative import GenerativeBackbone
 from conpet.encoding.encode import TokenStore
-from conpet.evaluation.evaluator import answer, evaluate
+from conpet.evaluation.evaluator import Answer, answer, evaluate
 from conpet.evaluation.memo import AnswerMemo, Way
 from conpet.methods.base import Method, PhaseSpec, State
 from conpet.methods.conpet_dynamic import ConpetDynamic
@@ -119,7 +120,19 @@ def test_an_adapter_that_has_learned_more_writes_anew(monkeypatch: pytest.Monkey
     count = Counted(monkeypatch)
     with_memo = evaluate(state, method, state.history, memo)
     assert count.n == 18
-    assert with_memo == evaluate(state, method, state.history)
+    assert_same(with_memo, evaluate(state, method, state.history))
+
+
+def assert_same(found: dict[str, list[Answer]], expected: dict[str, list[Answer]]) -> None:
+    """But for the rounding of scores: a batch of those that are asked anew is a smaller one."""
+    for name, answers in expected.items():
+        scores = [answer.score for answer in answers]
+        assert [answer.score for answer in found[name]] == pytest.approx(scores, rel=1e-5)
+        alike = [
+            replace(answer, score=score) for answer, score in zip(found[name], scores, strict=True)
+        ]
+        assert alike == answers
+    assert found.keys() == expected.keys()
 
 
 def test_a_selector_that_has_moved_asks_only_for_pairs_that_are_new(
@@ -139,7 +152,7 @@ def test_a_selector_that_has_moved_asks_only_for_pairs_that_are_new(
     with_memo = evaluate(state, method, state.history, memo)
     oracles = 18 - int(sum(len(w) for w in routed))  # the true task is among the pairs, or asked
     assert new <= count.n <= new + 18 + oracles
-    assert with_memo == evaluate(state, method, state.history)
+    assert_same(with_memo, evaluate(state, method, state.history))
 
 
 def test_among_several_adapters_the_likeliest_pair_answers() -> None:

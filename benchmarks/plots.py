@@ -37,9 +37,12 @@ def growth_methods(document: Document) -> Figure:
             axes[which].plot(sizes, values, line, color=hue(place), marker=marker(place), ms=4)
         axes[0].plot([], [], color=hue(place), marker=marker(place), label=method)
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(title=title, xscale="log", xlabel="learned tasks", ylim=(0, None))
+        top = max(float(max(line.get_ydata())) for line in axis.lines if len(line.get_ydata()))
+        axis.set(title=title, xscale="log", xlabel="learned tasks", ylim=(0, 1.1 * top))
+        axis.set_xticks(document["settings"]["sizes"], map(str, document["settings"]["sizes"]))
+        axis.minorticks_off()
     axes[0].set_ylabel("over the smallest state")
-    axes[0].legend()
+    axes[0].legend(loc="lower left")
     return figure
 
 

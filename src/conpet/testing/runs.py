@@ -49,7 +49,7 @@ _SMALL_OF: dict[str, dict[str, Any]] = {
     },
     "lfpt5": {
         "method__pseudo_share": 0.25,
-        "method__generator_tokens": 16,
+        "method__generator_tokens": 40,
         "method__generator_shortest": 1,
     },
     "l2p": {"method__pool": 6, "method__top_n": 2},

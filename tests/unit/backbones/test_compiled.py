@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from conpet.adapters.base import KindName
 from conpet.adapters.pool import Pool
 from conpet.api.opened import open_run
 from conpet.backbones.base import Backbone
 from conpet.backbones.compiled import compile_layers, layers_of
+from conpet.backbones.generative import GenerativeBackbone
 from conpet.backbones.trunk import Trunk
 from conpet.config import load_config
 from conpet.runtime import RunFolder, write_json_atomic
@@ -36,9 +39,9 @@ def _forget_graphs() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def pool_on(backbone: Backbone, kind: str = "lora") -> Pool:
+def pool_on(backbone: Backbone, kind: KindName = "lora") -> Pool:
     """Two frozen adapters and a live one, each of which changes what the backbone says."""
-    pool = Pool(backbone, kind=kind, rank=2, size=3, length=2)  # type: ignore[arg-type]
+    pool = Pool(backbone, kind=kind, rank=2, size=3, length=2)
     for i, name in enumerate(NAMES):
         pool.add(name, seed=i)
         generator = torch.Generator().manual_seed(i)
@@ -50,6 +53,11 @@ def pool_on(backbone: Backbone, kind: str = "lora") -> Pool:
     return pool
 
 
+def backbone_of(pool: Pool) -> Backbone:
+    assert isinstance(pool.backbone, Backbone)
+    return pool.backbone
+
+
 def texts(n: int, length: int) -> tuple[Tensor, Tensor]:
     ids = torch.randint(10, 60, (n, length), generator=torch.Generator().manual_seed(n + length))
     mask = torch.ones_like(ids)
@@ -59,11 +67,11 @@ def texts(n: int, length: int) -> tuple[Tensor, Tensor]:
 
 def passed(pool: Pool, routing: Routing | None, n: int, length: int) -> list[Tensor]:
     """States of real tokens; and the gradient of the live adapter, where gradient is on."""
-    ids, mask = texts(n, length)
+    (ids, mask), backbone = texts(n, length), backbone_of(pool)
     if routing is None:
-        return [pool.backbone(ids, mask)[mask.bool()]]  # type: ignore[operator]
+        return [backbone(ids, mask)[mask.bool()]]
     with pool.routed(routing) as soft_prompt:
-        states: Tensor = pool.backbone(ids, mask, soft_prompt)[mask.bool()]  # type: ignore[operator]
+        states: Tensor = backbone(ids, mask, soft_prompt)[mask.bool()]
     if not (torch.is_grad_enabled() and "c" in routing.names):
         return [states]
     live = list(pool.parameters_of("c").values())
@@ -77,14 +85,10 @@ def check(plain: Pool, compiled: Pool, routing: Routing | None, n: int, length: 
     return ours[0].detach()
 
 
-def pair(make: Make, backend: object, kind: str = "lora") -> tuple[Pool, Pool]:
+def pair(make: Make, backend: Any, kind: KindName = "lora") -> tuple[Pool, Pool]:
     """A pool on a plain backbone, and the same on a compiled one."""
     plain, compiled = pool_on(make(), kind), pool_on(make(), kind)
-    compile_layers(
-        compiled.backbone,  # type: ignore[arg-type]
-        compiled.adapters.hooked,
-        backend,  # type: ignore[arg-type]
-    )
+    compile_layers(backbone_of(compiled), compiled.adapters.hooked, backend)
     return plain, compiled
 
 
@@ -128,7 +132,7 @@ def test_the_graphs_that_are_differentiated_are_right_too() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "prefix", "prompt"])
-def test_other_kinds_of_adapters(kind: str) -> None:
+def test_other_kinds_of_adapters(kind: KindName) -> None:
     check_all(*pair(tiny_bert, "eager", kind), (None, ONE, EACH), [False])
 
 
@@ -137,17 +141,17 @@ def test_answers_are_written_through_compiled_layers() -> None:
     for pool in pair(lambda: tiny_llama(generative=True), "eager"):
         for routing in (ONE, EACH):  # one after the other
             with torch.no_grad(), pool.routed(routing):
-                ids = pool.backbone.write(  # type: ignore[attr-defined]
-                    *texts(3, 8), end_id=1, max_new_tokens=4
-                )
+                writer = backbone_of(pool)
+                assert isinstance(writer, GenerativeBackbone)
+                ids = writer.write(*texts(3, 8), end_id=1, max_new_tokens=4)
             written.append(ids.tolist())
     assert written[:2] == written[2:] and written[0] != written[1]
 
 
 def test_all_stacks_have_their_layers_compiled() -> None:
     backbone = tiny_t5(generative=True)
-    layers = layers_of(backbone)
-    assert layers == [*backbone.model.encoder.block, *backbone.model.decoder.block]  # type: ignore[union-attr]
+    layers, model = layers_of(backbone), cast(Any, backbone.model)
+    assert layers == [*model.encoder.block, *model.decoder.block]
     compile_layers(backbone, ())
     assert all("forward" in vars(layer) for layer in layers)
 
